@@ -1,0 +1,58 @@
+"""Every exception that neurovision raises on purpose.
+
+::
+
+    NeurovisionError
+    ├── ScanError             a file cannot become a Study
+    │   ├── UnsupportedScan   a format, mode or geometry that no reader takes
+    │   ├── DamagedScan       truncated, corrupt or empty
+    │   └── ScanTooLarge      more pixels, frames or bytes than the stated limit
+    ├── DataError             a training folder, index or mask breaks a rule
+    ├── ModelError            an unknown model, or an argument that it cannot take
+    └── WeightsError          shipped weights cannot be used
+        ├── WeightsMissing    a file that the manifest names is not there
+        └── WeightsTampered   a file's digest is not the manifest's
+
+A message says the rule broken, what was received and what to do, in one sentence that a user may read:
+it never holds a path's folders or anything that a file says of a person.
+"""
+
+
+class NeurovisionError(Exception):
+    """Base of all errors that neurovision raises on purpose."""
+
+
+class ScanError(NeurovisionError):
+    """A file cannot become a Study."""
+
+
+class UnsupportedScan(ScanError):
+    """A format, pixel mode or geometry that no reader takes."""
+
+
+class DamagedScan(ScanError):
+    """A file that is empty, truncated or corrupt."""
+
+
+class ScanTooLarge(ScanError):
+    """More pixels, frames or bytes than the stated limit."""
+
+
+class DataError(NeurovisionError):
+    """A training folder, its index or one of its masks breaks a rule."""
+
+
+class ModelError(NeurovisionError):
+    """An unknown model name, or an argument that the model cannot take."""
+
+
+class WeightsError(NeurovisionError):
+    """Shipped weights cannot be used."""
+
+
+class WeightsMissing(WeightsError):
+    """A file that the manifest names is not there."""
+
+
+class WeightsTampered(WeightsError):
+    """A file's digest differs from the manifest's."""

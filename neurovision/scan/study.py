@@ -1,0 +1,72 @@
+"""Study: what a reader makes of the scan that a person brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from neurovision.errors import UnsupportedScan
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a Study comes from; nothing here identifies a patient.
+
+    Attributes:
+        name: The file's or series' name without folders.
+        format: ``"PNG"``, ``"JPEG"``, ``"TIFF"``, ``"DICOM"``, ``"NIfTI"``, ``"phantom"`` or ``"array"``.
+        sha256: Digest of the file's bytes (of all files, in slice order, for a series), or "".
+        sequence: MR sequence as the headers tell it (``"FLAIR"``, ``"T1"``, ...), or None where nothing tells.
+    """
+
+    name: str
+    format: str
+    sha256: str = ""
+    sequence: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """One scan: a picture, or a volume of parallel slices.
+
+    Attributes:
+        pixels: float32 ``(S, H, W, C)``, slices by rows by columns by channels, finite, in [0, 1]; C is 1 or 3,
+            S is 1 for a picture.
+        source: Where it comes from.
+        spacing: Millimeters between pixel centers as ``(slice, row, column)``, or None where the file does not say.
+            ``slice`` is None for a single picture whose file gives no slice distance.
+        affine: float64 ``(4, 4)`` taking the index ``(slice, row, column, 1)`` to patient millimeters in LPS
+            (x grows to the patient's left, y to the back, z to the head), or None.
+        warnings: Sentences for the reader: what is unusual about this scan.
+
+    Raises:
+        UnsupportedScan: A shape, type, range or spacing that breaks the rules above.
+    """
+
+    pixels: np.ndarray
+    source: Source
+    spacing: tuple[float | None, float, float] | None = None
+    affine: np.ndarray | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        p = self.pixels
+        if p.ndim != 4 or p.shape[3] not in (1, 3) or min(p.shape) < 1:
+            raise UnsupportedScan(f"A study holds pixels as (slices, rows, columns, 1 or 3); received shape {p.shape}.")
+        if p.dtype != np.float32 or not np.isfinite(p).all() or p.min() < 0 or p.max() > 1:
+            raise UnsupportedScan(f"A study's pixels are finite float32 in [0, 1]; received {p.dtype}.")
+        if self.spacing is not None and not all(s is None or (np.isfinite(s) and s > 0) for s in self.spacing):
+            raise UnsupportedScan(f"Spacing is in positive millimeters; received {self.spacing}.")
+        if self.affine is not None and (self.affine.shape != (4, 4) or not np.isfinite(self.affine).all()):
+            raise UnsupportedScan("An affine is a finite 4 x 4 matrix.")
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices, 1 for a picture."""
+        return int(self.pixels.shape[0])
+
+    def gray(self, index: int = 0) -> np.ndarray:
+        """Return slice ``index`` as float32 ``(H, W)`` in [0, 1]; color becomes luma (ITU-R BT.601)."""
+        p = self.pixels[index]
+        return p[..., 0] if p.shape[2] == 1 else p @ np.array([0.299, 0.587, 0.114], np.float32)

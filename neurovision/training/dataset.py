@@ -1,0 +1,200 @@
+"""Scans for training and evaluation: the index of a prepared folder, and canvases packed for speed.
+
+A prepared folder holds one subfolder a data set (``figshare``, ``lgg``, ``navoneel``, ``healthy``), each with
+``index.csv`` (``id,image,label,fold,tumor,mask`` and, where it is known, ``patient``), ``images/`` and ``masks/``.
+``neurovision data`` makes one from the original downloads.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from neurovision.classes import BY_KEY, FIRST_TUMOR
+from neurovision.errors import DataError
+from neurovision.scan.images import read_image
+from neurovision.scan.prepare import Canvas, label_grid, prepare
+
+SOURCES = ("figshare", "lgg", "navoneel", "healthy")
+LGG_CHANNELS = {"T1": 0, "FLAIR": 1, "T1c": 2}  # of the color pictures that hold three sequences
+
+
+@dataclass(frozen=True)
+class Item:
+    """One gray picture with its truth.
+
+    Attributes:
+        source: The data set.
+        id: The picture's name there.
+        image: Its file.
+        mask: The annotated tumor's file, 0 or 255, or None where only the whole picture is labeled.
+        label: ``"glioma"``, ``"meningioma"``, ``"pituitary"``, ``"tumor"`` (type unknown) or ``"none"``.
+        fold: 1 to 5; whole patients stand in one fold.
+        patient: Identifier, or None where the data set gives none.
+        sequence: For LGG, which of LGG_CHANNELS is read; None elsewhere.
+    """
+
+    source: str
+    id: str
+    image: Path
+    mask: Path | None
+    label: str
+    fold: int
+    patient: str | None = None
+    sequence: str | None = None
+
+    @property
+    def tumor(self) -> bool:
+        """Whether the picture shows a tumor."""
+        return self.label != "none"
+
+    def gray(self) -> np.ndarray:
+        """Read the picture: float32 ``(H, W)`` in [0, 1], through the reader that also serves users."""
+        study = read_image(self.image.read_bytes(), self.image.name)
+        if self.sequence is not None and study.pixels.shape[3] == 3:
+            return study.pixels[0, ..., LGG_CHANNELS[self.sequence]]
+        return study.gray()
+
+    def truth(self) -> np.ndarray | None:
+        """Read the tumor's mask, bool ``(H, W)``; None where the picture has none to read."""
+        if self.mask is None:
+            return None
+        with Image.open(self.mask, formats=("PNG",)) as picture:
+            return np.asarray(picture.convert("L")) > 127
+
+    @property
+    def tumor_index(self) -> int:
+        """Class of the annotated tumor, 2 to 4 (2 where there is none to draw)."""
+        return BY_KEY[self.label].index if self.label in BY_KEY else FIRST_TUMOR
+
+
+def data_root(path: Path | str | None = None) -> Path:
+    """The prepared folder: ``path``, or what the environment variable NEUROVISION_DATA names.
+
+    Raises:
+        DataError: Neither is given, or it is not a folder.
+    """
+    chosen = path or os.environ.get("NEUROVISION_DATA")
+    if not chosen:
+        raise DataError("Training needs scans: give --data, or set NEUROVISION_DATA to a prepared folder.")
+    root = Path(chosen)
+    if not root.is_dir():
+        raise DataError(f"The data folder {root} does not exist.")
+    return root
+
+
+def load_index(
+    root: Path, sources: Sequence[str] = SOURCES, folds: Iterable[int] | None = None, sequences: Sequence[str] = ("FLAIR",)
+) -> list[Item]:
+    """Read and check the indices of a prepared folder.
+
+    Args:
+        root: The prepared folder.
+        sources: Which data sets.
+        folds: Keep only these; None keeps all.
+        sequences: LGG's sequences; each becomes an item of its own.
+
+    Raises:
+        DataError: No index, an unknown label, a patient in two folds, a missing file, or a fold with nothing in it.
+    """
+    wanted = None if folds is None else set(folds)
+    items: list[Item] = []
+    for source in sources:
+        index = root / source / "index.csv"
+        if not index.is_file():
+            raise DataError(f"Data set {source} needs {index}; make it with 'neurovision data'.")
+        with index.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        items += _items(source, root / source, rows, sequences)
+    _check_patients(items)
+    if wanted is not None:
+        for source in sources:
+            there = {i.fold for i in items if i.source == source}
+            if missing := wanted - there:
+                raise DataError(f"Data set {source} has nothing in fold {', '.join(map(str, sorted(missing)))}.")
+        items = [i for i in items if i.fold in wanted]
+    for item in items:
+        for file in (item.image, item.mask):
+            if file is not None and not file.is_file():
+                raise DataError(f"Data set {item.source} lists {file.name} for {item.id}, but the file is not there.")
+    return items
+
+
+def _items(source: str, folder: Path, rows: list[dict[str, str]], sequences: Sequence[str]) -> list[Item]:
+    items = []
+    for row in rows:
+        if row["label"] not in (*BY_KEY, "tumor", "none"):
+            raise DataError(f"Data set {source}: {row['id']} has the unknown label {row['label']!r}.")
+        mask = folder / row["mask"] if row.get("mask") else None
+        if row["label"] in BY_KEY and mask is None:
+            raise DataError(f"Data set {source}: {row['id']} is labeled {row['label']} but has no mask.")
+        for sequence in sequences if source == "lgg" else (None,):
+            items.append(
+                Item(source, row["id"], folder / row["image"], mask, row["label"], int(row["fold"]), row.get("patient"), sequence)
+            )
+    return items
+
+
+def _check_patients(items: list[Item]) -> None:
+    folds: dict[tuple[str, str], int] = {}
+    for item in items:
+        if item.patient is not None and folds.setdefault((item.source, item.patient), item.fold) != item.fold:
+            raise DataError(
+                f"Data set {item.source}: patient {item.patient} stands in folds {folds[item.source, item.patient]} and "
+                f"{item.fold}; a patient belongs to one fold."
+            )
+
+
+def load_item(item: Item, size: int) -> tuple[Canvas, np.ndarray]:
+    """Prepare one item as serving would, and draw its truth on the same grid.
+
+    Returns:
+        The canvas and uint8 ``(size, size)`` of class indices.
+
+    Raises:
+        DataError: A mask of another size than its picture.
+    """
+    gray = item.gray()
+    truth = item.truth()
+    if truth is None:
+        truth = np.zeros(gray.shape, bool)
+    if truth.shape != gray.shape:
+        raise DataError(
+            f"Data set {item.source}: the mask of {item.id} is {truth.shape[1]} x {truth.shape[0]}, "
+            f"its picture {gray.shape[1]} x {gray.shape[0]}."
+        )
+    canvas = prepare(gray, size)
+    return canvas, label_grid(canvas, truth, item.tumor_index)
+
+
+def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Canvases of many items, kept on disk by a digest of what they were made from.
+
+    Returns:
+        Memory-mapped float32 ``(N, size, size)`` in [0, 1] and uint8 ``(N, size, size)``.
+    """
+    named = "\n".join(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{i.image.stat().st_size}" for i in items)
+    code = b"".join((Path(__file__).parents[1] / "scan" / f).read_bytes() for f in ("images.py", "prepare.py"))
+    key = hashlib.sha256(named.encode() + code).hexdigest()[:16]
+    folder = cache / f"{key}-{size}"
+    if not (folder / "labels.npy").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.float32, (len(items), size, size))
+        labels = np.empty((len(items), size, size), np.uint8)
+        for k, item in enumerate(tqdm(items, desc=f"canvases {size}", unit="scan", disable=None)):
+            canvas, labels[k] = load_item(item, size)
+            pixels[k] = canvas.pixels
+        pixels.flush()
+        np.save(folder / "labels.part.npy", labels)
+        (folder / "labels.part.npy").rename(folder / "labels.npy")  # last, so that a half-made pack is made again
+    return np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r")
+
+

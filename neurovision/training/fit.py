@@ -1,0 +1,238 @@
+"""Train one segmenter by its recipe, resumably."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from neurovision.errors import DataError
+from neurovision.scan.phantom import KINDS, phantom
+from neurovision.scan.prepare import label_grid, prepare, standardize
+from neurovision.segmenters import build
+from neurovision.training.augment import augment
+from neurovision.training.dataset import Item, load_index, pack
+from neurovision.training.losses import CrossEntropyDice, TumorDice
+from neurovision.training.recipes import Phase, Recipe
+
+log = logging.getLogger(__name__)
+
+GROUPS = ("figshare", "lgg_tumor", "lgg_tumor_t1c", "lgg_free", "healthy", "phantom")
+PHANTOMS = 240
+
+
+def group_of(item: Item) -> str | None:
+    """The group of GROUPS that an item is drawn from, or None where it cannot train a segmenter."""
+    if item.source == "figshare":
+        return "figshare"
+    if item.source == "lgg":
+        if not item.tumor:
+            return "lgg_free"
+        return "lgg_tumor_t1c" if item.sequence == "T1c" else "lgg_tumor"
+    return None if item.tumor else "healthy"
+
+
+def phantom_pack(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """PHANTOMS procedural heads as canvases; seeds from 1000 up, so that examples and tests use others."""
+    pixels = np.empty((PHANTOMS, size, size), np.float32)
+    labels = np.empty((PHANTOMS, size, size), np.uint8)
+    for k in range(PHANTOMS):
+        kind = KINDS[k % len(KINDS)]
+        study, truth = phantom(kind, 1000 + k, sequence="FLAIR" if k % 3 == 0 else "T1")
+        canvas = prepare(study.gray(), size)
+        pixels[k] = canvas.pixels
+        labels[k] = label_grid(canvas, truth > 1, max(2, int(truth.max())))
+    return pixels, labels
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of standardized canvases ``(B, size, size, 1)`` and labels ``(B, size, size)``, drawn by group."""
+
+    def __init__(
+        self,
+        groups: dict[str, tuple[np.ndarray, np.ndarray]],
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.groups = {g: a for g, a in groups.items() if len(a[0]) and recipe.mix.get(g, 0) > 0}
+        share = np.array([recipe.mix[g] for g in self.groups])
+        self.share = share / share.sum()
+        self.recipe, self.seed, self.epoch = recipe, seed, 0
+        self._decks: dict[str, list[int]] = {g: [] for g in self.groups}
+
+    def __len__(self) -> int:
+        return max(1, self.recipe.epoch_scans // self.recipe.batch)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        names = list(self.groups)
+        xs, ys = [], []
+        for which in rng.choice(len(names), self.recipe.batch, p=self.share):
+            pixels, labels = self.groups[names[which]]
+            deck = self._decks[names[which]]
+            if not deck:  # without replacement, so that every scan comes up before one comes up again
+                deck.extend(rng.permutation(len(pixels)).tolist())
+            k = deck.pop()
+            x, y = augment(pixels[k], labels[k], rng, self.recipe.augment)
+            xs.append(standardize(x)[..., None])
+            ys.append(y)
+        return np.stack(xs), np.stack(ys)
+
+    def on_epoch_end(self) -> None:
+        """Draw differently in the next epoch."""
+        self.epoch += 1
+
+
+def grouped(items: Sequence[Item], size: int, cache: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Packed arrays of each group, phantoms included."""
+    usable = [i for i in items if group_of(i)]
+    pixels, labels = pack(usable, size, cache)
+    names = np.array([group_of(i) for i in usable])
+    arrays = {g: (pixels[names == g], labels[names == g]) for g in GROUPS[:-1]}
+    return {**arrays, "phantom": phantom_pack(size)}
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    folds: Sequence[int],
+    validation_fold: int,
+    out: Path,
+    sources: Sequence[str] = ("figshare", "lgg", "navoneel", "healthy"),
+    seed: int = 1,
+    verbose: int = 1,
+) -> Path:
+    """Train one segmenter, or go on where an interrupted run stopped.
+
+    Args:
+        recipe: What to train and how.
+        data: The prepared folder.
+        folds: Folds that are trained on.
+        validation_fold: A fold that only early stopping and the plateau schedule look at.
+        out: Folder of this run; it may hold an earlier, unfinished one.
+        sources: Data sets; leaving LGG out keeps its non-commercial terms off the weights.
+        seed: Of initialization and sampling.
+        verbose: Keras' verbosity.
+
+    Returns:
+        ``out / "final.weights.h5"``, beside ``history.csv``, ``history.png`` and ``run.json``.
+
+    Raises:
+        DataError: The folds overlap, or the data break a rule of :func:`load_index`.
+    """
+    if validation_fold in folds:
+        raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
+    final = out / "final.weights.h5"
+    if final.is_file():
+        log.info("%s is finished already.", out)
+        return final
+    keras.utils.set_random_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    sequences = ("FLAIR", "T1c")
+    items = load_index(data, sources, folds, sequences)
+    checks = [i for i in load_index(data, sources, [validation_fold]) if i.mask is not None][::4]
+    (out / "run.json").write_text(
+        json.dumps({"recipe": asdict(recipe), "folds": list(folds), "sources": list(sources), "seed": seed}, indent=1)
+    )
+    previous: Path | None = None
+    for number, phase in enumerate(recipe.phases):
+        finished = out / f"phase{number}.weights.h5"
+        if not finished.is_file():
+            model = _phase_model(recipe, phase, previous)
+            groups = grouped(items, phase.size, out.parent / "cache")
+            validation = _validation(checks, phase.size, out.parent / "cache")
+            _fit(model, recipe, phase, Batches(groups, recipe, seed + number), validation, out / f"phase{number}", verbose)
+            _save_weights(model, finished)
+        previous = finished
+    assert previous is not None
+    (out / "final.part").write_bytes(previous.read_bytes())
+    (out / "final.part").rename(final)
+    plot_history(out)
+    return final
+
+
+def _phase_model(recipe: Recipe, phase: Phase, previous: Path | None) -> keras.Model:
+    keras.utils.clear_session()  # layer names start anew: they are the keys of the weights file
+    config = recipe.config if previous is None else {k: v for k, v in recipe.config.items() if k != "encoder_weights"}
+    model = build(recipe.name, (phase.size, phase.size, 1), **config)
+    if previous is not None:
+        model.load_weights(previous)
+    if phase.freeze_encoder:
+        model.get_layer("encoder").trainable = False
+    return model
+
+
+def _validation(items: list[Item], size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels = pack(items, size, cache)
+    return np.stack([standardize(p) for p in pixels])[..., None], np.asarray(labels)
+
+
+def _fit(
+    model: keras.Model,
+    recipe: Recipe,
+    phase: Phase,
+    batches: Batches,
+    validation: tuple[np.ndarray, np.ndarray],
+    folder: Path,
+    verbose: int,
+) -> None:
+    folder.mkdir(exist_ok=True)
+    callbacks: list[Any] = [
+        keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
+        keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    rate: Any = phase.learning_rate
+    if recipe.schedule == "cosine":
+        steps = len(batches) * phase.epochs
+        warm = max(1, int(steps * recipe.warmup))
+        rate = keras.optimizers.schedules.CosineDecay(
+            phase.learning_rate / 20, steps - warm, alpha=0.01, warmup_target=phase.learning_rate, warmup_steps=warm
+        )
+    else:
+        callbacks += [
+            keras.callbacks.EarlyStopping(monitor="val_loss", patience=20, restore_best_weights=True),
+            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=5),
+            keras.callbacks.ModelCheckpoint(str(folder / "best.weights.h5"), save_best_only=True, save_weights_only=True),
+        ]
+    model.compile(
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, clipnorm=1.0),
+        loss=CrossEntropyDice(recipe.class_weights, recipe.dice),
+        metrics=[TumorDice()],
+    )
+    model.fit(batches, epochs=phase.epochs, validation_data=validation, validation_batch_size=32, callbacks=callbacks, verbose=verbose)
+
+
+def _save_weights(model: keras.Model, path: Path) -> None:
+    """Write atomically: a run that is killed leaves no half file that a resumed run would read."""
+    part = path.with_name("part.weights.h5")
+    model.save_weights(part)
+    part.rename(path)
+
+
+def plot_history(out: Path) -> None:
+    """Draw loss and tumor Dice of all phases into ``history.png``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    parts = [pd.read_csv(f) for f in sorted(out.glob("phase*/history.csv"))]
+    history = pd.concat(parts, ignore_index=True)
+    history.to_csv(out / "history.csv", index_label="step")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axis, key in zip(axes, ("loss", "tumor_dice"), strict=True):
+        axis.plot(history[key], label="training")
+        axis.plot(history[f"val_{key}"], label="validation")
+        axis.set(xlabel="epoch", ylabel=key.replace("_", " "))
+        axis.legend()
+    figure.savefig(out / "history.png", dpi=110)
+    plt.close(figure)

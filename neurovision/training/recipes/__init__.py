@@ -1,0 +1,82 @@
+"""One file a shipped member: everything that its training needs to be repeated."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any
+
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training at one size.
+
+    Attributes:
+        size: Side of the canvas in pixels.
+        epochs: At most this many.
+        learning_rate: Peak of Adam's rate.
+        freeze_encoder: Train the decoder only.
+    """
+
+    size: int
+    epochs: int
+    learning_rate: float = 1e-4
+    freeze_encoder: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one segmenter is trained.
+
+    Attributes:
+        name: The segmenter.
+        config: Arguments of its builder, besides the input's shape.
+        phases: Run in order, each from the weights of the one before.
+        batch: Scans a step.
+        epoch_scans: Scans an epoch, drawn anew each time according to ``mix``.
+        mix: Share of each group of scans in an epoch; see ``fit.GROUPS``.
+        schedule: ``"cosine"`` (warm-up, then to zero) or ``"plateau"`` (constant, times 0.1 after 5 epochs
+            without a better validation loss).
+        warmup: Part of a phase's steps that the rate rises, with ``"cosine"``.
+        weight_decay: Of AdamW; 0 is Adam.
+        class_weights: Of the cross-entropy.
+        dice: Weight of the Dice term.
+        augment: Strength of augmentation.
+    """
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    phases: tuple[Phase, ...] = (Phase(224, 160),)
+    batch: int = 16
+    epoch_scans: int = 2200
+    mix: dict[str, float] = field(
+        default_factory=lambda: {
+            "figshare": 0.50,
+            "lgg_tumor": 0.20,
+            "lgg_tumor_t1c": 0.05,
+            "lgg_free": 0.11,
+            "healthy": 0.08,
+            "phantom": 0.06,
+        }
+    )
+    schedule: str = "plateau"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    class_weights: tuple[float, ...] = (0.5, 1.0, 3.0, 3.0, 3.0)
+    dice: float = 1.0
+    augment: float = 1.0
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a shipped member, or the documents' schedule for any other segmenter."""
+    if name in {m.name for m in pkgutil.iter_modules(__path__)}:
+        found: Recipe = importlib.import_module(f"{__name__}.{name}").RECIPE
+        return found
+    from neurovision.segmenters import card
+
+    size = card(name).size
+    pretrained = name in ("linknet", "unet_efficientnet")
+    phases = (Phase(size, 160, freeze_encoder=True), Phase(size, 160)) if pretrained else (Phase(size, 160),)
+    return Recipe(name, {"encoder_weights": "imagenet"} if pretrained else {}, phases)
