@@ -1,0 +1,101 @@
+"""``weights/manifest.json``: what is shipped, and the proof that a file is what was shipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurovision.errors import WeightsMissing, WeightsTampered
+
+DEFAULT = Path(__file__).parents[2] / "weights"
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class MemberEntry:
+    """One trained segmenter.
+
+    Attributes:
+        name: The architecture.
+        file: Its weights, safetensors in float16.
+        sha256: Their digest.
+        config: Arguments that its builder was called with.
+        parameters: Trainable and not.
+        scores: What ``neurovision evaluate`` measured, by data set, or empty.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    config: dict[str, Any]
+    parameters: int
+    scores: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The shipped set.
+
+    Attributes:
+        folder: Where the files are.
+        size: Side of the canvas that all members read.
+        members: In the order of the vote's features.
+        vote: ``{"forest": {"file", "sha256"}, "boost": {"file", "sha256"}, ...}``.
+        verdict: Coefficients of the verdict's model.
+        training: Data, split, date and licence.
+        digest: sha256 of the manifest's own bytes.
+    """
+
+    folder: Path
+    size: int
+    members: tuple[MemberEntry, ...]
+    vote: dict[str, Any]
+    verdict: dict[str, Any]
+    training: dict[str, Any]
+    digest: str
+
+    def path(self, file: str, sha256: str) -> Path:
+        """The path of a listed file, after its digest was checked.
+
+        Raises:
+            WeightsMissing: It is not there.
+            WeightsTampered: Its digest differs.
+        """
+        path = self.folder / file
+        if Path(file).name != file or not path.is_file():
+            raise WeightsMissing(f"The manifest names {file}, which is not in the weights folder; fetch the weights again.")
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != sha256:
+            raise WeightsTampered(
+                f"{file} is not the file that was shipped (sha256 {found[:12]}, expected {sha256[:12]}); fetch it again."
+            )
+        return path
+
+
+def load_manifest(folder: Path | None = None) -> Manifest:
+    """Read the manifest; files are checked when :meth:`Manifest.path` hands them out.
+
+    Args:
+        folder: The weights folder; by default what NEUROVISION_WEIGHTS names, else the project's own.
+
+    Raises:
+        WeightsMissing: There is none.
+        WeightsTampered: It cannot be parsed.
+    """
+    folder = folder or Path(os.environ.get("NEUROVISION_WEIGHTS") or DEFAULT)
+    path = folder / FILE
+    if not path.is_file():
+        raise WeightsMissing(f"There is no {FILE} in {folder.name}/; train with 'neurovision train' and 'neurovision stack'.")
+    data = path.read_bytes()
+    try:
+        raw = json.loads(data)
+        members = tuple(MemberEntry(**m) for m in raw["members"])
+        return Manifest(
+            folder, int(raw["size"]), members, raw["vote"], raw["verdict"], raw["training"], hashlib.sha256(data).hexdigest()
+        )
+    except (ValueError, KeyError, TypeError) as e:
+        raise WeightsTampered(f"{FILE} is not a manifest that this version reads; fetch the weights again.") from e
