@@ -1,0 +1,422 @@
+"""Scores of masks, verdicts and probabilities, with their intervals.
+
+**Empty masks.** Truth and prediction both empty: nothing to score, NaN, left out of every mean (as nnU-Net does;
+counting it as 1 would flatter a data set full of tumor-free slices). One of the two empty: 0 for overlap and boundary
+scores, infinity for HD95, which means leave out and count apart. Pixel accuracy is defined for every mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy import stats
+from scipy.ndimage import binary_erosion, distance_transform_edt, label  # type: ignore[attr-defined]  # named at run time
+from sklearn import metrics
+
+MASK_SCORES = ("dice", "iou", "precision", "recall", "f1", "hd95", "boundary_f1", "pixel_accuracy")
+Values: TypeAlias = Sequence[float] | np.ndarray
+Flags: TypeAlias = Sequence[bool] | np.ndarray
+
+TOUCHING = np.ones((3, 3), bool)  # pixels that touch, also at a corner, are one lesion
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of a prediction by their truth; counts of several slices add up to their pooled score.
+
+    Attributes:
+        tp: Tumor found.
+        fp: Tumor claimed where there is none.
+        fn: Tumor missed.
+        tn: The rest.
+    """
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+    tn: int = 0
+
+    @classmethod
+    def of(cls, truth: np.ndarray, predicted: np.ndarray) -> Counts:
+        """Count two bool masks of one shape.
+
+        Raises:
+            ValueError: Another type, or two shapes.
+        """
+        _check(truth, predicted)
+        tp = int(np.count_nonzero(truth & predicted))
+        fp, fn = int(np.count_nonzero(predicted)) - tp, int(np.count_nonzero(truth)) - tp
+        return cls(tp, fp, fn, truth.size - tp - fp - fn)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
+
+    def _share(self, part: int, whole: int) -> float:
+        if self.tp + self.fp + self.fn == 0:
+            return float("nan")
+        return part / whole if whole else 0.0
+
+    @property
+    def dice(self) -> float:
+        """Twice the overlap over the sum of both areas."""
+        return self._share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+
+    @property
+    def iou(self) -> float:
+        """Overlap over union."""
+        return self._share(self.tp, self.tp + self.fp + self.fn)
+
+    @property
+    def precision(self) -> float:
+        """Share of the claimed pixels that are tumor."""
+        return self._share(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> float:
+        """Share of the tumor's pixels that are claimed."""
+        return self._share(self.tp, self.tp + self.fn)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; on masks it equals Dice."""
+        p, r = self.precision, self.recall
+        return 2 * p * r / (p + r) if p + r != 0 else 0.0
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of all pixels that are right; near 1 for any mask of a small tumor, so never read it alone."""
+        return (self.tp + self.tn) / (self.tp + self.fp + self.fn + self.tn)
+
+
+def _check(truth: np.ndarray, predicted: np.ndarray) -> None:
+    if truth.dtype != bool or predicted.dtype != bool or truth.shape != predicted.shape:
+        raise ValueError(
+            f"Masks to compare are bool and of one shape; received {truth.dtype} {truth.shape} and "
+            f"{predicted.dtype} {predicted.shape}."
+        )
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a bool ``(H, W)`` mask that share an edge with the outside; the picture's border is outside."""
+    return mask & ~binary_erosion(mask)
+
+
+def _outline_distances(truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of every outline pixel of each mask, neither empty, to the other's outline."""
+    rows, columns = (np.flatnonzero((truth | predicted).any(axis)) for axis in (1, 0))
+    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))  # holds both outlines: nothing changes
+    a, b = outline(np.pad(truth[window], 1)), outline(np.pad(predicted[window], 1))
+    to_b = distance_transform_edt(~b, sampling=spacing)[a]
+    to_a = distance_transform_edt(~a, sampling=spacing)[b]
+    return to_b, to_a
+
+
+def hd95(truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float] = (1.0, 1.0)) -> float:
+    """95 % Hausdorff distance: the larger of the two directed 95th percentiles between outlines.
+
+    Follows Maier-Hein et al., "Metrics reloaded", 2024; others pool both directions and get smaller values.
+
+    Args:
+        truth: bool ``(H, W)``.
+        predicted: bool ``(H, W)``.
+        spacing: Distance of pixel centers ``(row, column)``; the result is in its unit, pixels by default.
+
+    Returns:
+        NaN where both are empty, infinity where one is.
+    """
+    _check(truth, predicted)
+    if not (truth.any() and predicted.any()):
+        return float("inf") if truth.any() or predicted.any() else float("nan")
+    return float(max(np.percentile(d, 95) for d in _outline_distances(truth, predicted, spacing)))
+
+
+def boundary_f1(
+    truth: np.ndarray, predicted: np.ndarray, tolerance: float = 2.0, spacing: Sequence[float] = (1.0, 1.0)
+) -> float:
+    """F1 of outline pixels that lie within a tolerance of the other outline (Csurka et al., BMVC 2013).
+
+    Args:
+        truth: bool ``(H, W)``.
+        predicted: bool ``(H, W)``.
+        tolerance: In the unit of ``spacing``.
+        spacing: Distance of pixel centers ``(row, column)``.
+
+    Returns:
+        In [0, 1]; NaN where both are empty, 0 where one is.
+    """
+    _check(truth, predicted)
+    if not (truth.any() and predicted.any()):
+        return 0.0 if truth.any() or predicted.any() else float("nan")
+    to_predicted, to_truth = _outline_distances(truth, predicted, spacing)
+    recall, precision = float((to_predicted <= tolerance).mean()), float((to_truth <= tolerance).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def mask_scores(
+    truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float] = (1.0, 1.0), tolerance: float = 2.0
+) -> dict[str, float]:
+    """All of MASK_SCORES for two bool ``(H, W)`` masks; ``spacing`` and ``tolerance`` as in :func:`boundary_f1`."""
+    counts = Counts.of(truth, predicted)
+    return {
+        "dice": counts.dice,
+        "iou": counts.iou,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+        "hd95": hd95(truth, predicted, spacing),
+        "boundary_f1": boundary_f1(truth, predicted, tolerance, spacing),
+        "pixel_accuracy": counts.pixel_accuracy,
+    }
+
+
+@dataclass(frozen=True)
+class LesionScores:
+    """Several tumors of one slice, scored apart.
+
+    Attributes:
+        dice: Of each annotated lesion with all predicted ones that touch it, in the order of their first pixels.
+        found: How many of them reach a Dice of FOUND.
+        false_positives: Predicted lesions that touch no annotated one.
+        lesion_dice: Sum of ``dice`` over annotated lesions plus false positives (BraTS 2023); NaN with neither.
+    """
+
+    dice: tuple[float, ...]
+    found: int
+    false_positives: int
+    lesion_dice: float
+
+
+FOUND = 0.1
+
+
+def lesion_scores(truth: np.ndarray, predicted: np.ndarray, smallest: int = 1) -> LesionScores:
+    """Score connected lesions one by one, so that a large one does not hide that a small one was missed.
+
+    Args:
+        truth: bool ``(H, W)``.
+        predicted: bool ``(H, W)``.
+        smallest: Predicted lesions of fewer pixels that touch no annotated one are not counted as false.
+    """
+    _check(truth, predicted)
+    real, n_real = label(truth, TOUCHING)
+    claimed, n_claimed = label(predicted, TOUCHING)
+    areas = np.bincount(claimed.ravel(), minlength=n_claimed + 1)
+    dice = []
+    touched: set[int] = set()
+    for k in range(1, n_real + 1):
+        lesion = real == k
+        here = np.setdiff1d(claimed[lesion], [0])
+        touched.update(here.tolist())
+        dice.append(Counts.of(lesion, np.isin(claimed, here)).dice)
+    false = sum(int(areas[k] >= smallest) for k in range(1, n_claimed + 1) if k not in touched)
+    total = len(dice) + false
+    return LesionScores(
+        tuple(dice), sum(d >= FOUND for d in dice), false, float(sum(dice) / total) if total else float("nan")
+    )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its confidence interval.
+
+    Attributes:
+        value: The figure.
+        low: Lower end; NaN where there is nothing to resample.
+        high: Upper end.
+        n: How many values it rests on.
+        clusters: How many independent units were resampled (patients, or slices where patients are unknown).
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not finite becomes None."""
+        ends = {"value": self.value, "low": self.low, "high": self.high}
+        return {**{k: _plain(v) for k, v in ends.items()}, "n": self.n, "clusters": self.clusters}
+
+
+def _plain(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    clusters: Sequence[object],
+    strata: Sequence[object] | None = None,
+    rounds: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval by resampling whole clusters with replacement (Field and Welsh, 2007).
+
+    Slices of one patient resemble each other, so patients are drawn, not slices. Where a data set does not tell its
+    patients every slice stands for itself, and the interval is too narrow: say so beside it.
+
+    Args:
+        statistic: Takes positions, int ``(n,)`` with repeats, and returns a figure; NaN results are left out.
+        clusters: For each position, whose it is.
+        strata: For each position, a group whose number of clusters stays fixed (the data set).
+        rounds: Resamplings.
+        level: Coverage.
+        seed: Same seed, same interval.
+    """
+    n = len(clusters)
+    if n == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
+    layers = ["" for _ in clusters] if strata is None else list(strata)
+    members: dict[object, dict[object, list[int]]] = {}
+    for position, (layer, cluster) in enumerate(zip(layers, clusters, strict=True)):
+        members.setdefault(layer, {}).setdefault(cluster, []).append(position)
+    drawn = [[np.asarray(p) for p in of.values()] for of in members.values()]
+    count = sum(len(layer) for layer in drawn)
+    value = float(statistic(np.arange(n)))
+    if not np.isfinite(value) or count < 2:
+        return Interval(value, float("nan"), float("nan"), n, count)
+    rng = np.random.default_rng(seed)
+    found = np.empty(rounds)
+    for k in range(rounds):
+        found[k] = statistic(
+            np.concatenate([layer[i] for layer in drawn for i in rng.integers(0, len(layer), len(layer))])
+        )
+    found = found[np.isfinite(found)]
+    low, high = np.percentile(found, (50 - 50 * level, 50 + 50 * level)) if len(found) else (np.nan, np.nan)
+    return Interval(value, float(low), float(high), n, count)
+
+
+def mean_interval(values: Values, clusters: Sequence[object] | None = None, **options: Any) -> Interval:
+    """Mean of the finite values with its interval; ``options`` as in :func:`bootstrap`."""
+    kept = np.asarray(values, float)
+    names = np.arange(len(kept)).tolist() if clusters is None else list(clusters)
+    finite = np.flatnonzero(np.isfinite(kept))
+    kept = kept[finite]
+    return bootstrap(lambda at: float(kept[at].mean()) if len(at) else float("nan"), [names[i] for i in finite], **options)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two methods on the same cases.
+
+    Attributes:
+        difference: Mean of first minus second, with its interval.
+        p_value: Two-sided Wilcoxon signed-rank test over clusters' mean differences.
+        better: Share of clusters in which the first is better, ties not counted.
+    """
+
+    difference: Interval
+    p_value: float
+    better: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"difference": self.difference.to_json(), "wilcoxon_p": self.p_value, "better_share": _plain(self.better)}
+
+
+def paired(
+    first: Values, second: Values, clusters: Sequence[object] | None = None
+) -> Paired:
+    """Compare two methods case by case; cases that either leaves undefined are left out."""
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    names = np.arange(len(difference)).tolist() if clusters is None else list(clusters)
+    finite = np.flatnonzero(np.isfinite(difference))
+    kept = [names[i] for i in finite]
+    sums: dict[object, list[float]] = {}
+    for name, value in zip(kept, difference[finite], strict=True):
+        sums.setdefault(name, []).append(float(value))
+    by_cluster = np.array([np.mean(v) for v in sums.values()])
+    moved = by_cluster[by_cluster != 0]
+    p = float(stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
+    return Paired(mean_interval(difference, names), p, float((moved > 0).mean()) if len(moved) else float("nan"))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A yes/no decision against its truth; NaN where the truth has no such case.
+
+    Attributes:
+        accuracy: Share of right decisions.
+        sensitivity: Share of the positive cases called positive.
+        specificity: Share of the negative cases called negative.
+    """
+
+    accuracy: float
+    sensitivity: float
+    specificity: float
+
+
+def rates(truth: Flags, decided: Flags) -> Rates:
+    """Accuracy, sensitivity and specificity of decisions."""
+    (tn, fp), (fn, tp) = metrics.confusion_matrix(np.asarray(truth, bool), np.asarray(decided, bool), labels=[False, True])
+    return Rates(
+        float((tp + tn) / max(tp + tn + fp + fn, 1)),
+        float(tp / (tp + fn)) if tp + fn else float("nan"),
+        float(tn / (tn + fp)) if tn + fp else float("nan"),
+    )
+
+
+def auc(truth: Flags, probability: Values) -> float:
+    """Area under the ROC; NaN where the truth is all one class."""
+    t = np.asarray(truth, bool)
+    return float(metrics.roc_auc_score(t, np.asarray(probability, float))) if t.any() and not t.all() else float("nan")
+
+
+def false_alarms_at(truth: Flags, probability: Values, sensitivity: float) -> float:
+    """Smallest share of negative cases called positive at a threshold that reaches ``sensitivity``; NaN with one class."""
+    t = np.asarray(truth, bool)
+    if not t.any() or t.all():
+        return float("nan")
+    false, true, _ = metrics.roc_curve(t, np.asarray(probability, float), drop_intermediate=False)
+    return float(false[true >= sensitivity - 1e-12].min())
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Probabilities in bins of equal width, against what came true.
+
+    Attributes:
+        edges: ``(B + 1,)`` from 0 to 1.
+        counts: ``(B,)`` cases.
+        predicted: ``(B,)`` mean probability, NaN in an empty bin.
+        observed: ``(B,)`` share that came true, NaN in an empty bin.
+        ece: Expected calibration error (Guo et al., ICML 2017): mean of their distance, weighted by cases.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    predicted: np.ndarray
+    observed: np.ndarray
+    ece: float
+
+
+def reliability(truth: Flags, probability: Values, bins: int = 10) -> Reliability:
+    """Bin probabilities of a yes/no truth; 1.0 belongs to the last bin."""
+    p, t = np.asarray(probability, float), np.asarray(truth, float)
+    edges = np.linspace(0, 1, bins + 1)
+    which = np.clip(np.digitize(p, edges) - 1, 0, bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        predicted = np.bincount(which, p, bins) / counts
+        observed = np.bincount(which, t, bins) / counts
+    ece = float(np.nansum(counts * np.abs(predicted - observed)) / len(p)) if len(p) else float("nan")
+    return Reliability(edges, counts, predicted, observed, ece)
+
+
+def error_by_decile(uncertainty: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether uncertainty means something: error rate in tenths of rising uncertainty.
+
+    Args:
+        uncertainty: float ``(P,)``.
+        wrong: bool ``(P,)``.
+
+    Returns:
+        ``(10,)`` highest uncertainty and ``(10,)`` error rate of each tenth.
+    """
+    order = np.argsort(uncertainty, kind="stable")
+    tenths = np.array_split(order, 10)
+    return np.array([uncertainty[t].max() for t in tenths]), np.array([wrong[t].mean() for t in tenths])
