@@ -290,13 +290,22 @@ def bootstrap(
     return Interval(value, float(low), float(high), n, count)
 
 
-def mean_interval(values: Values, clusters: Sequence[object] | None = None, **options: Any) -> Interval:
-    """Mean of the finite values with its interval; ``options`` as in :func:`bootstrap`."""
+def mean_interval(
+    values: Values, clusters: Sequence[object] | None = None, rounds: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Mean of the finite values; :func:`bootstrap` with all rounds at once, since a mean needs only sums and counts."""
     kept = np.asarray(values, float)
-    names = np.arange(len(kept)).tolist() if clusters is None else list(clusters)
-    finite = np.flatnonzero(np.isfinite(kept))
+    finite = np.isfinite(kept)
+    names = np.arange(len(kept)) if clusters is None else np.unique(np.array(clusters, str), return_inverse=True)[1]
+    _, which = np.unique(names[finite], return_inverse=True)
     kept = kept[finite]
-    return bootstrap(lambda at: float(kept[at].mean()) if len(at) else float("nan"), [names[i] for i in finite], **options)
+    counts, sums = np.bincount(which), np.bincount(which, kept)
+    value = float(kept.mean()) if len(kept) else float("nan")
+    if len(counts) < 2:
+        return Interval(value, float("nan"), float("nan"), len(kept), len(counts))
+    drawn = np.random.default_rng(seed).integers(0, len(counts), (rounds, len(counts)))
+    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (50 - 50 * level, 50 + 50 * level))
+    return Interval(value, float(low), float(high), len(kept), len(counts))
 
 
 @dataclass(frozen=True)
