@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -61,6 +62,14 @@ def load_member(entry: MemberEntry, manifest: Manifest) -> keras.Model:
     return model
 
 
+def variable_key(variable: Any) -> str:
+    """Name of a Keras variable in a weights file: its path, without the counter that Keras gives to unnamed layers.
+
+    ``keras.applications`` leaves its normalization layer unnamed, so that its name depends on what was built before.
+    """
+    return re.sub(r"normalization_\d+/", "normalization/", variable.path)
+
+
 def fill(model: keras.Model, path: Path) -> None:
     """Assign every variable of ``model`` from a safetensors file keyed by variable path.
 
@@ -74,7 +83,7 @@ def fill(model: keras.Model, path: Path) -> None:
         tensors = load(path.read_bytes())
     except SafetensorError as e:
         raise WeightsTampered(f"{path.name} is not a safetensors file; fetch it again.") from e
-    variables = {v.path: v for v in model.variables if v.dtype.startswith("float")}
+    variables = {variable_key(v): v for v in model.variables if v.dtype.startswith("float")}
     if set(variables) != set(tensors) or any(tuple(v.shape) != tensors[k].shape for k, v in variables.items()):
         raise WeightsTampered(f"{path.name} does not fit the architecture {model.name}; fetch it again.")
     for key, variable in variables.items():

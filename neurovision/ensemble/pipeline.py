@@ -102,9 +102,9 @@ class Analyzer:
         tumor_map = probabilities[..., FIRST_TUMOR:].sum(-1)
         member_grids = softmax.argmax(-1).astype(np.uint8)
         differ = disagreement(member_grids >= FIRST_TUMOR)
-        features = verdict_features(
-            vote[..., FIRST_TUMOR:].sum(-1), (member_grids >= FIRST_TUMOR).sum((1, 2)), differ
-        )
+        # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
+        members_map = softmax.mean(0)[..., FIRST_TUMOR:].sum(-1)
+        features = verdict_features(members_map, (member_grids >= FIRST_TUMOR).sum((1, 2)), differ)
         probability = tumor_probability(features, self.manifest.verdict)
         threshold = float(self.manifest.verdict["threshold"])
         types = type_probabilities(vote)
@@ -120,6 +120,11 @@ class Analyzer:
             for entry, p in zip(self.manifest.members, softmax, strict=True)
         )
         regions = find_regions(mask, (middle, width), study, index)
+        warnings = study.warnings
+        if positive != bool(regions):
+            warnings += (
+                "The verdict and the mask differ: the probability is near its threshold, or the marked area is tiny.",
+            )
         done = perf_counter()
         timing = {**timing, "vote": (voted - start) * 1e3, "measure": (done - voted) * 1e3}
         return Findings(
@@ -141,7 +146,7 @@ class Analyzer:
             slice_index=index,
             timing_ms={**timing, "total": sum(timing.values())},
             weights=self.manifest.digest[:12],
-            warnings=study.warnings,
+            warnings=warnings,
         )
 
     @staticmethod

@@ -17,7 +17,7 @@ def verdict_features(tumor_map: np.ndarray, member_areas: np.ndarray, differ: fl
     """What the verdict's model reads of one slice, on the canvas' grid.
 
     Args:
-        tumor_map: float32 ``(size, size)``, the vote's probability of any tumor.
+        tumor_map: float32 ``(size, size)``, the members' mean probability of any tumor.
         member_areas: ``(M,)`` tumor pixels of each member on the grid.
         differ: Disagreement of the members.
 

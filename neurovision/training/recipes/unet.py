@@ -6,6 +6,7 @@ RECIPE = Recipe(
     "unet",
     config={"width": 16},
     phases=(Phase(128, 5, 2e-3), Phase(160, 2, 8e-4)),
+    batch=8,
     schedule="cosine",
     warmup=0.1,
     weight_decay=1e-4,
