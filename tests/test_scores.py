@@ -203,3 +203,18 @@ def test_error_rate_by_decile():
     edges, errors = error_by_decile(uncertainty, uncertainty > 0.84)
     assert errors.tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 0.5, 1]
     assert edges[0] == pytest.approx(0.09)
+
+
+def test_bootstrap_draws_whole_clusters():
+    names = ["a", "b", "a", "c", "b", "a"]
+    sizes = set()
+
+    def size(at: np.ndarray) -> float:
+        times = np.bincount(at, minlength=6)
+        assert times[0] == times[2] == times[5] and times[1] == times[4]  # all slices of a patient, or none
+        assert times[0] + times[1] + times[3] == 3  # as many patients as there are
+        sizes.add(len(at))
+        return float(len(at))
+
+    bootstrap(size, names, rounds=200)
+    assert sizes == {3, 4, 5, 6, 7, 8, 9}  # from three times c to three times a

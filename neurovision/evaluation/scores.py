@@ -246,6 +246,22 @@ def _plain(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
+class _Layer:
+    """Positions of one stratum, cluster after cluster."""
+
+    def __init__(self, clusters: list[list[int]]) -> None:
+        self.positions = np.concatenate(clusters)
+        self.sizes = np.array([len(c) for c in clusters])
+        self.starts = np.cumsum(self.sizes) - self.sizes
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Positions of as many clusters as there are, drawn with replacement."""
+        which = rng.integers(0, len(self.starts), len(self.starts))
+        sizes = self.sizes[which]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return self.positions[np.repeat(self.starts[which], sizes) + within]
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray], float],
     clusters: Sequence[object],
@@ -274,17 +290,15 @@ def bootstrap(
     members: dict[object, dict[object, list[int]]] = {}
     for position, (layer, cluster) in enumerate(zip(layers, clusters, strict=True)):
         members.setdefault(layer, {}).setdefault(cluster, []).append(position)
-    drawn = [[np.asarray(p) for p in of.values()] for of in members.values()]
-    count = sum(len(layer) for layer in drawn)
+    drawn = [_Layer(list(of.values())) for of in members.values()]
+    count = sum(len(layer.starts) for layer in drawn)
     value = float(statistic(np.arange(n)))
     if not np.isfinite(value) or count < 2:
         return Interval(value, float("nan"), float("nan"), n, count)
     rng = np.random.default_rng(seed)
     found = np.empty(rounds)
     for k in range(rounds):
-        found[k] = statistic(
-            np.concatenate([layer[i] for layer in drawn for i in rng.integers(0, len(layer), len(layer))])
-        )
+        found[k] = statistic(np.concatenate([layer.draw(rng) for layer in drawn]))
     found = found[np.isfinite(found)]
     low, high = np.percentile(found, (50 - 50 * level, 50 + 50 * level)) if len(found) else (np.nan, np.nan)
     return Interval(value, float(low), float(high), n, count)
