@@ -192,7 +192,7 @@ def find_regions(mask: np.ndarray, head: tuple[float, float], study: Study, slic
         window = labels[top : top + height, left : left + width] == k
         classes = np.bincount(mask[top : top + height, left : left + width][window], minlength=len(TUMORS) + 2)
         kind = max(TUMORS, key=lambda c: classes[c.index])
-        outline = _outline(window) + (top, left)
+        outline = _outline(window) + np.array([top, left])
         longest_px, across_px = _diameters(outline.astype(float), (1.0, 1.0))
         longest_mm, across_mm = (None, None) if spacing is None else _diameters(outline.astype(float), spacing)
         regions.append(

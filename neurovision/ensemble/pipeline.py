@@ -110,7 +110,7 @@ class Analyzer:
         types = type_probabilities(vote)
         positive = probability >= threshold
         mask = probabilities.argmax(-1).astype(np.uint8)
-        top, left, side = canvas.box
+        _, left, side = canvas.box
         columns = np.flatnonzero(canvas.head.any(0))
         middle = left + (columns[0] + columns[-1] + 1) / 2 * side / size if len(columns) else left + side / 2
         width = (columns[-1] + 1 - columns[0]) * side / size if len(columns) else side

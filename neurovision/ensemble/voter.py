@@ -17,7 +17,9 @@ CERTAIN = 0.995  # a pixel on which every member gives the same class at least t
 class Classifier(Protocol):
     """What scikit-learn and XGBoost share."""
 
-    classes_: np.ndarray
+    @property
+    def classes_(self) -> np.ndarray:
+        """The class of each column."""
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Probabilities ``(P, K)``."""

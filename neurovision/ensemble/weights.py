@@ -89,7 +89,7 @@ def load_manifest(folder: Path | None = None) -> Manifest:
     folder = folder or Path(os.environ.get("NEUROVISION_WEIGHTS") or DEFAULT)
     path = folder / FILE
     if not path.is_file():
-        raise WeightsMissing(f"There is no {FILE} in {folder.name}/; train with 'neurovision train' and 'neurovision stack'.")
+        raise WeightsMissing(f"There is no {FILE} in {folder.name}/; run 'neurovision train' and 'neurovision stack'.")
     data = path.read_bytes()
     try:
         raw = json.loads(data)

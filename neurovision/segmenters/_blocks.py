@@ -14,7 +14,9 @@ def conv_bn_relu(x: Tensor, filters: int, name: str, kernel: int = 3) -> Tensor:
     """Convolution (same padding, no bias) - batch normalization - ReLU."""
     from keras import layers
 
-    x = layers.Conv2D(filters, kernel, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv")(x)
+    x = layers.Conv2D(
+        filters, kernel, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+    )(x)
     x = layers.BatchNormalization(momentum=0.97, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 

@@ -128,9 +128,9 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             if opcode.name == "GLOBAL" and str(argument).startswith("torch ") and "Storage" in str(argument):
                 kind = last = str(argument).split()[1]
             elif opcode.name == "BINPUT" and last:
-                kinds[int(argument)], last = last, ""
+                kinds[int(str(argument))], last = last, ""
             elif opcode.name == "BINGET" and argument in kinds:
-                kind = kinds[int(argument)]
+                kind = kinds[int(str(argument))]
             elif opcode.name == "BINUNICODE":
                 strings.append(str(argument))
             elif opcode.name == "BINPERSID":
@@ -138,12 +138,12 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
                 key = next((s for s in reversed(strings) if s.isdigit()), "")
                 tuples, numbers = [], []
             elif tuples is not None and opcode.name in ("BININT1", "BININT2", "BININT"):
-                numbers.append(int(argument))
+                numbers.append(int(str(argument)))
             elif tuples is not None and opcode.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE"):
                 tuples.append(tuple(numbers[0 if tuples else 1 :]))  # the first integer is the storage's offset
                 numbers = []
                 if len(tuples) == 2:
-                    found.append((name, kind, key, *tuples))
+                    found.append((name, kind, key, tuples[0], tuples[1]))
                     tuples = None
         keys = [str(a) for o, a, _ in pickletools.genops(file) if o.name == "BINUNICODE"]
         kinds_of = {k: t for _, t, k, _, _ in found}

@@ -122,9 +122,9 @@ def load_index(
                 raise DataError(f"Data set {source} has nothing in fold {', '.join(map(str, sorted(missing)))}.")
         items = [i for i in items if i.fold in wanted]
     for item in items:
-        for file in (item.image, item.mask):
-            if file is not None and not file.is_file():
-                raise DataError(f"Data set {item.source} lists {file.name} for {item.id}, but the file is not there.")
+        for path in (item.image, item.mask):
+            if path is not None and not path.is_file():
+                raise DataError(f"Data set {item.source} lists {path.name} for {item.id}, but the file is not there.")
     return items
 
 
@@ -137,9 +137,8 @@ def _items(source: str, folder: Path, rows: list[dict[str, str]], sequences: Seq
         if row["label"] in BY_KEY and mask is None:
             raise DataError(f"Data set {source}: {row['id']} is labeled {row['label']} but has no mask.")
         for sequence in sequences if source == "lgg" else (None,):
-            items.append(
-                Item(source, row["id"], folder / row["image"], mask, row["label"], int(row["fold"]), row.get("patient"), sequence)
-            )
+            image, fold = folder / row["image"], int(row["fold"])
+            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient"), sequence))
     return items
 
 

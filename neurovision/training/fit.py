@@ -207,7 +207,14 @@ def _fit(
         loss=CrossEntropyDice(recipe.class_weights, recipe.dice),
         metrics=[TumorDice()],
     )
-    model.fit(batches, epochs=phase.epochs, validation_data=validation, validation_batch_size=32, callbacks=callbacks, verbose=verbose)
+    model.fit(
+        batches,
+        epochs=phase.epochs,
+        validation_data=validation,
+        validation_batch_size=32,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:

@@ -153,8 +153,8 @@ def _verdict_row(softmax: np.ndarray) -> np.ndarray:
 
 
 def _fit_vote(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, out: Path) -> dict[str, Any]:
-    from skops.io import dump
     from sklearn.ensemble import RandomForestClassifier
+    from skops.io import dump
     from xgboost import XGBClassifier
 
     log.info("fitting the vote on %d pixels", len(targets))

@@ -7,6 +7,7 @@ import pkgutil
 from dataclasses import dataclass, field
 from typing import Any
 
+PRETRAINED = ("linknet", "unet_efficientnet")  # segmenters with an ImageNet encoder
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,28 @@ class Recipe:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of a shipped member, or the documents' schedule for any other segmenter."""
+    """The recipe of a shipped member; for any other segmenter the published one.
+
+    Raises:
+        ModelError: No such segmenter.
+    """
     if name in {m.name for m in pkgutil.iter_modules(__path__)}:
         found: Recipe = importlib.import_module(f"{__name__}.{name}").RECIPE
         return found
+    return published_recipe(name)
+
+
+def published_recipe(name: str) -> Recipe:
+    """The source documents' schedule at the published size: Adam 1e-4, up to 160 epochs, plateau, early stopping.
+
+    Pretrained encoders are frozen for the first 160 epochs and trained with the rest for the second.
+
+    Raises:
+        ModelError: No such segmenter.
+    """
     from neurovision.segmenters import card
 
     size = card(name).size
-    pretrained = name in ("linknet", "unet_efficientnet")
-    phases = (Phase(size, 160, freeze_encoder=True), Phase(size, 160)) if pretrained else (Phase(size, 160),)
-    return Recipe(name, {"encoder_weights": "imagenet"} if pretrained else {}, phases)
+    if name in PRETRAINED:
+        return Recipe(name, {"encoder_weights": "imagenet"}, (Phase(size, 160, freeze_encoder=True), Phase(size, 160)))
+    return Recipe(name, {}, (Phase(size, 160),))

@@ -1,0 +1,275 @@
+"""The ``neurovision`` command: thin commands over the package, heavy imports only inside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurovision import __version__
+from neurovision.errors import NeurovisionError
+
+if TYPE_CHECKING:
+    from neurovision.ensemble.findings import Findings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not for users
+
+app = typer.Typer(
+    help="Segment a brain MRI with five networks, let trees vote on every pixel, read the verdict. "
+    "A research tool, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
+Data = Annotated[Path | None, typer.Option(help="Prepared scans; NEUROVISION_DATA by default.")]
+Runs = Annotated[Path, typer.Option(help="Folder of training runs.")]
+
+
+class EngineChoice(StrEnum):
+    """Names of ``ensemble.engine.ENGINES``; a test keeps them equal."""
+
+    auto = "auto"
+    keras = "keras"
+    reference = "reference"
+
+
+Engine = Annotated[EngineChoice, typer.Option(help="How the networks are run.")]
+
+
+class Report(StrEnum):
+    """Reports beside the JSON."""
+
+    pdf = "pdf"
+
+
+def main() -> None:
+    """Run a command; errors that neurovision raises on purpose become one line and exit code 1."""
+    try:
+        app()
+    except NeurovisionError as e:
+        print(f"neurovision: {e}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if need be.")],
+    weights: Weights = None,
+    engine: Engine = EngineChoice.auto,
+    report: Annotated[Report | None, typer.Option(help="Also write a report.")] = None,
+) -> None:
+    """Analyze scans: for each X.png write X.json, X.mask.png (class indices 0 to 4) and X.overlay.png.
+
+    A file that cannot be read, or is no brain MRI, is named with the reason on standard error and in its JSON; the
+    others go on. The exit code is 1 if there was one.
+    """
+    from tqdm import tqdm
+
+    from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.errors import ScanError
+    from neurovision.scan.read import find_scans, read
+
+    scans = find_scans(paths)
+    if not scans:
+        print("neurovision: there is no scan in the given folders.", file=sys.stderr)
+        raise typer.Exit(1)
+    out.mkdir(parents=True, exist_ok=True)
+    analyzer = Analyzer.load(weights, engine.value)
+    failed = 0
+    used: set[str] = set()
+    for path in tqdm(scans, unit="scan", disable=None):
+        stem = _free_stem(path.stem, used)
+        reason: str | None
+        try:
+            findings = analyzer.analyze(read(path))
+        except ScanError as e:
+            reason = str(e).removeprefix(f"{path.name}: ")
+            _write(out / f"{stem}.json", json.dumps(_unread(path.name, reason), indent=1).encode())
+        else:
+            reason = findings.reason
+            _write_findings(findings, out, stem, report)
+        if reason is not None:
+            failed += 1
+            tqdm.write(f"{path.name}: {reason}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _free_stem(stem: str, used: set[str]) -> str:
+    """A name for the results that no earlier scan of this call has: ``a``, then ``a-2``, ..."""
+    name, number = stem, 1
+    while name in used:
+        number += 1
+        name = f"{stem}-{number}"
+    used.add(name)
+    return name
+
+
+def _unread(name: str, reason: str) -> dict[str, Any]:
+    """The JSON of a file that could not become a Study: the keys of Findings, all empty."""
+    return {
+        "status": "rejected", "reason": reason, "verdict": None, "tumor_probability": None, "tumor_type": None,
+        "type_probabilities": {}, "regions": [], "models": [], "disagreement": None, "timing_ms": {}, "weights": None,
+        "warnings": [], "source": {"name": name},
+    }  # fmt: skip
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write atomically: a reader never sees half a file."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def _write_findings(findings: Findings, out: Path, stem: str, report: Report | None) -> None:
+    import cv2
+
+    for name, picture in ((f"{stem}.mask.png", findings.mask), (f"{stem}.overlay.png", findings.overlay()[..., ::-1])):
+        _write(out / name, cv2.imencode(".png", picture)[1].tobytes())
+    if report is Report.pdf:
+        from neurovision.views.report import write_pdf
+
+        write_pdf(findings, out / f"{stem}.pdf")
+    _write(out / f"{stem}.json", json.dumps(findings.to_json(), indent=1).encode())
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, weights: Weights = None
+) -> None:
+    """List the architectures: kind, input size, whether they vote, parameters and shipped weights."""
+    from neurovision.ensemble.weights import load_manifest
+    from neurovision.errors import WeightsMissing
+    from neurovision.segmenters import cards
+
+    try:
+        shipped = {m.name: m for m in load_manifest(weights).members}
+    except WeightsMissing:
+        shipped = {}
+    rows = [
+        {
+            "name": c.name,
+            "title": c.title,
+            "kind": "segmenter",
+            "parameters": shipped[c.name].parameters if c.name in shipped else None,
+            "input_size": c.size,
+            "votes": c.votes,
+            "weights": shipped[c.name].file if c.name in shipped else None,
+            "paper": c.paper,
+            "claim": c.claim,
+        }
+        for c in cards()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'name':18} {'title':22} {'input':>5}  {'votes':5}  {'parameters':>10}  weights")
+    for r in rows:
+        parameters = f"{r['parameters']:,}" if r["parameters"] else "-"
+        votes = "yes" if r["votes"] else "no"
+        print(f"{r['name']:18} {r['title']:22} {r['input_size']:5}  {votes:5}  {parameters:>10}  {r['weights'] or '-'}")
+
+
+@app.command()
+def data(
+    source: Annotated[Path, typer.Argument(help="A prepared folder to check, or a folder of original downloads.")],
+    out: Annotated[Path | None, typer.Option(help="Prepare the originals into this folder.")] = None,
+) -> None:
+    """Check prepared scans, or prepare the original downloads (figshare .mat, kaggle_3m, yes/no, notumor)."""
+    from collections import Counter
+
+    from neurovision.training.dataset import SOURCES, load_index
+
+    if out is not None:
+        from neurovision.training.originals import prepare_originals
+
+        prepare_originals(source, out)
+        source = out
+    present = [s for s in SOURCES if (source / s / "index.csv").is_file()]
+    items = load_index(source, present or SOURCES)
+    print(f"{'data set':10} {'fold':>4} {'scans':>6} {'tumor':>6}")
+    counts = Counter((i.source, i.fold, i.tumor) for i in items)
+    for name, fold in sorted({(s, f) for s, f, _ in counts}):
+        with_tumor, without = counts[name, fold, True], counts[name, fold, False]
+        print(f"{name:10} {fold:4} {with_tumor + without:6} {with_tumor:6}")
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="A segmenter; see 'neurovision models'.")],
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    folds: Annotated[str, typer.Option(help="Folds to train on.")] = "1,2",
+    validation_fold: Annotated[int, typer.Option(help="Fold that early stopping looks at.")] = 3,
+    without_lgg: Annotated[bool, typer.Option(help="Leave LGG out, and its non-commercial terms with it.")] = False,
+    published: Annotated[bool, typer.Option(help="The documents' size and schedule, not the shipped recipe.")] = False,
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Train one segmenter by its recipe; a stopped run goes on where it was."""
+    import logging
+
+    from neurovision.training.dataset import SOURCES, data_root
+    from neurovision.training.fit import train as run
+    from neurovision.training.recipes import published_recipe, recipe
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
+    chosen = published_recipe(name) if published else recipe(name)
+    verbose = 1 if sys.stderr.isatty() else 2
+    final = run(chosen, data_root(data), _numbers(folds), validation_fold, runs / name, sources, seed, verbose)
+    print(final)
+
+
+@app.command()
+def stack(
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Weights folder to write.")] = Path("weights"),
+    vote_fold: Annotated[int, typer.Option(help="Fold that no member was trained on.")] = 3,
+) -> None:
+    """Fit the vote and the verdict on a fold that no member saw, and write the weights and their manifest."""
+    import logging
+
+    from neurovision.training.dataset import data_root
+    from neurovision.training.stack import stack as run
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(run(data_root(data), runs, out, vote_fold))
+
+
+@app.command()
+def evaluate(
+    data: Data = None,
+    fold: Annotated[int, typer.Option(help="Fold that took no part in fitting.")] = 4,
+    out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("docs/evaluation"),
+    weights: Weights = None,
+    engine: Engine = EngineChoice.auto,
+) -> None:
+    """Measure every member, the vote and the verdict on one fold; write Markdown, JSON and figures."""
+    from neurovision.evaluation.evaluate import evaluate as run
+    from neurovision.training.dataset import data_root
+
+    run(data_root(data), fold, out, weights=weights, engine=engine.value)
+    print(out / "evaluation.md")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as e:
+        raise typer.BadParameter(f"folds are numbers with commas between, such as 1,2; received {text!r}") from e
