@@ -1,0 +1,1 @@
+"""What a person reads: pictures, reports and the web page, all drawn from Findings."""

@@ -1,0 +1,136 @@
+"""The page: its frame, its tabs and how it is served."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from html import escape
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from neurovision import __version__
+from neurovision.views.ui import diagnose, look, parts
+from neurovision.views.ui.room import MAX_UPLOAD, Room
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TITLE = "Neurovision MRI Brain Abnormality Detector"
+DISCLAIMER = (
+    "Research tool, not a medical device: not for diagnosis or treatment. It knows three tumor types and may miss or"
+    " invent findings. Scans stay on the computer that runs this page and are deleted there within the hour."
+)
+# The browser itself refuses whatever would leave this server.
+POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:;"
+    " style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+def build(room: Room) -> gr.Blocks:
+    """Lay out the page. Handlers get the room; whatever a visitor opens stays in that visitor's session."""
+    os.environ["GRADIO_TEMP_DIR"] = str(room.folder)
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gr.HTML(
+            f'<header class="nv-header"><div><h1>{TITLE}</h1><p>Five networks segment the slice, trees vote on every pixel.'
+            "</p></div></header>"
+            f'<p class="nv-disclaimer" role="note">{DISCLAIMER}</p>'
+        )
+        status = gr.HTML(_status("nv-wait", "The models are loading; you may open a scan meanwhile."))
+        with gr.Tabs():
+            with gr.Tab("Diagnose", id="diagnose"):
+                diagnose.build(room)
+
+        def loaded() -> str:
+            """Wait for the models; tell the device, the networks and the weights."""
+            try:
+                analyzer = room.analyzer()
+            except gr.Error as e:
+                return _status("nv-bad", str(e.message))
+            names = ", ".join(parts.title(m.name) for m in analyzer.manifest.members)
+            return _status(
+                "", f"Device: {analyzer.engine.device}", f"Networks: {names}", f"Weights: {analyzer.manifest.digest[:12]}",
+                f"Version {__version__}",
+            )  # fmt: skip
+
+        page.load(loaded, outputs=status, api_name="status", show_progress="hidden", concurrency_limit=None)
+    page.queue(max_size=64, default_concurrency_limit=4)
+    return page
+
+
+def _status(tone: str, *words: str) -> str:
+    first, *rest = (escape(w) for w in words)
+    return (
+        f'<div class="nv-status {tone}" role="status"><span><i></i>{first}</span>'
+        + "".join(f"<span>{w}</span>" for w in rest)
+        + "</div>"
+    )
+
+
+def application(room: Room) -> FastAPI:
+    """The page as an ASGI application, with ``/healthz`` and the headers that keep a browser's traffic here."""
+    from fastapi import FastAPI
+
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    app.add_middleware(Headers)
+    return gr.mount_gradio_app(
+        app, build(room), path="/", footer_links=["api", "settings"], run_history=False, enable_monitoring=False,
+        ssr_mode=False, pwa=False, show_error=False, mcp_server=False, max_file_size=MAX_UPLOAD,
+        root_path=os.environ.get("GRADIO_ROOT_PATH"), theme=look.theme(), css=look.CSS, head=look.HEAD,
+    )  # fmt: skip
+
+
+class Headers:
+    """ASGI middleware that adds the security headers to every response, streams included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and its answer back with the headers."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, answer if scope["type"] == "http" else send)
+
+
+def serve(host: str | None = None, port: int | None = None) -> None:
+    """Serve the page until the process is told to stop.
+
+    Args:
+        host: Address to listen on; by default GRADIO_SERVER_NAME, else 127.0.0.1.
+        port: By default GRADIO_SERVER_PORT, else 7860.
+    """
+    import uvicorn
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860) if port is None else port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as e:
+            sys.exit(f"Cannot listen on {host}:{port} ({e.strerror}); set GRADIO_SERVER_PORT to a free port.")
+    room = Room()
+    room.open()
+    app = application(room)
+    print(f"{TITLE}\nOpen http://{host}:{port} in a browser; Ctrl+C stops it.", flush=True)
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)

@@ -1,0 +1,247 @@
+"""Pieces of HTML that the tabs share. Every text that may come from a file is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from neurovision.classes import BY_KEY, TUMORS, PixelClass
+from neurovision.ensemble.findings import Findings, Region
+from neurovision.segmenters import card as segmenter_card
+
+_ICONS = {
+    "tumor": '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="3.5" fill="currentColor"/>',
+    "clear": '<circle cx="12" cy="12" r="9"/><path d="M8 12.5l2.8 2.8L16 9.6"/>',
+    "void": '<circle cx="12" cy="12" r="9"/><path d="M6 18L18 6"/>',
+}
+
+
+def percent(value: float) -> str:
+    """A probability for readers: never "0 %" or "100 %", which no model may claim."""
+    if value < 0.01:
+        return "&lt; 1 %"
+    return "&gt; 99 %" if value > 0.99 else f"{100 * value:.0f} %"
+
+
+def hex_color(kind: PixelClass) -> str:
+    """The class's color for CSS."""
+    return "#{:02x}{:02x}{:02x}".format(*(kind.color or (128, 128, 128)))
+
+
+def card(tone: str, title: str, body: str) -> str:
+    """A card with an icon, a heading and ready HTML; ``tone`` is tumor, clear or void."""
+    icon = (
+        '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" aria-hidden="true">'
+        f"{_ICONS[tone]}</svg>"
+    )
+    return (
+        f'<section class="nv-card nv-{tone}" role="status" aria-live="polite"><h2>{icon}{escape(title)}</h2>{body}</section>'
+    )
+
+
+def waiting_card() -> str:
+    """What stands where the verdict will be."""
+    return card("void", "No scan yet", "<p>Drop a brain MRI slice above, or pick an example.</p>")
+
+
+def refused_card(reason: str) -> str:
+    """A file that could not be read, and why."""
+    return card("void", "This file cannot be read", f"<p>{escape(reason)}</p>")
+
+
+def verdict_card(findings: Findings, fitted: dict[str, float]) -> str:
+    """The verdict at a glance.
+
+    Args:
+        findings: What was found.
+        fitted: Measured ``sensitivity`` and ``false_alarms`` at the threshold, or empty.
+    """
+    if findings.status == "rejected" or findings.tumor_probability is None or findings.threshold is None:
+        return card("void", "Not a brain MRI", f"<p>{escape(findings.reason or '')}</p>{_warnings(findings)}")
+    positive = findings.verdict == "tumor"
+    p, threshold = findings.tumor_probability, findings.threshold
+    body = (
+        f'<p class="nv-big"><b>{percent(p)}</b> calibrated probability of a tumor</p>'
+        f'<div class="nv-meter" role="img" aria-label="Probability {percent(p)}, threshold {percent(threshold)}">'
+        f'<i style="width:{100 * p:.1f}%"></i><b style="left:{100 * threshold:.1f}%"></b></div>'
+        f'<p class="nv-fine" style="margin-top:2px">The mark is the threshold, {percent(threshold)}.'
+        + (
+            f" On the scans that set it, it found {100 * fitted['sensitivity']:.0f} % of tumors"
+            f" and raised {100 * fitted['false_alarms']:.0f} % false alarms."
+            if {"sensitivity", "false_alarms"} <= set(fitted)
+            else ""
+        )
+        + "</p>"
+    )
+    if positive and findings.tumor_type:
+        body += f"<p>Likeliest type: <b>{escape(BY_KEY[findings.tumor_type].title)}</b></p>{type_bars(findings)}"
+    elif not positive:
+        body += "<p>No network's finding passes the threshold. A negative answer does not exclude a tumor.</p>"
+    words = "Tumor detected" if positive else "No tumor detected"
+    return card("tumor" if positive else "clear", words, body + _warnings(findings))
+
+
+def type_bars(findings: Findings) -> str:
+    """Probability of each type given a tumor, as labeled bars."""
+    shares = [(kind, findings.type_probabilities.get(kind.key, 0.0)) for kind in TUMORS]
+    rows = "".join(
+        f"<li><span>{kind.title}</span><span class='nv-bar'>"
+        f"<i style='width:{100 * p:.1f}%;background:{hex_color(kind)}'></i></span><span>{percent(p)}</span></li>"
+        for kind, p in shares
+    )
+    return f'<ul class="nv-types" aria-label="Probability of each type">{rows}</ul>'
+
+
+def _warnings(findings: Findings) -> str:
+    return "".join(f'<p class="nv-warn">{escape(w)}</p>' for w in findings.warnings)
+
+
+def legend() -> str:
+    """The tumor classes and their colors."""
+    return swatches([(hex_color(kind), kind.title) for kind in TUMORS])
+
+
+def swatches(entries: Sequence[tuple[str, str]]) -> str:
+    """A legend from pairs of CSS background and words."""
+    return '<div class="nv-legend" role="list" aria-label="Legend">' + "".join(
+        f'<span role="listitem"><i style="background:{color}"></i>{escape(words)}</span>' for color, words in entries
+    ) + "</div>"  # fmt: skip
+
+
+def ramp(stops: Sequence[str], low: str, high: str) -> str:
+    """A legend of a continuous map."""
+    return (
+        f'<div class="nv-legend"><span>{escape(low)} <i class="nv-ramp" style="background:linear-gradient(90deg,'
+        f'{",".join(stops)})"></i> {escape(high)}</span></div>'
+    )
+
+
+def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], strong: int | None = None) -> str:
+    """A table in a box that scrolls sideways on a small screen.
+
+    Args:
+        caption: Its heading.
+        columns: Headings; one that starts with ``#`` stands over numbers and is aligned to the right.
+        rows: Cells as ready HTML; escape what comes from files.
+        strong: Index of a row to stress.
+    """
+    numeric = [c.startswith("#") for c in columns]
+    head = "".join(
+        f'<th scope="col"{" class=nv-n" if n else ""}>{escape(c[n:])}</th>' for c, n in zip(columns, numeric, strict=True)
+    )
+    body = "".join(
+        f"<tr{' class=nv-vote' if i == strong else ''}>"
+        + "".join(f"<td{' class=nv-n' if n else ''}>{cell}</td>" for cell, n in zip(row, numeric, strict=True))
+        + "</tr>"
+        for i, row in enumerate(rows)
+    )
+    return (
+        f'<div class="nv-scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="nv-table">'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def empty(words: str) -> str:
+    """What stands where nothing is to be shown yet."""
+    return f'<div class="nv-empty">{escape(words)}</div>'
+
+
+def facts(entries: Sequence[tuple[str, str]]) -> str:
+    """Figures with their names, side by side."""
+    cells = "".join(f"<div><b>{value}</b><span>{escape(name)}</span></div>" for name, value in entries)
+    return f'<div class="nv-facts">{cells}</div>'
+
+
+def type_cell(key: str | None) -> str:
+    """A tumor type with its color, or a dash."""
+    if key is None:
+        return "none"
+    return f'<i class="nv-dot" style="background:{hex_color(BY_KEY[key])}"></i> {BY_KEY[key].title}'
+
+
+def regions_table(findings: Findings) -> str:
+    """Every region, in millimeters only where the file tells its spacing."""
+    if not findings.regions:
+        return empty("No region is marked on this slice.")
+    metric = findings.spacing is not None
+    unit = "mm" if metric else "px"
+    rows = [[str(i), type_cell(r.type), *_sizes(r), r.side] for i, r in enumerate(findings.regions, 1)]
+    note = "" if metric else '<p class="nv-fine">This file gives no pixel spacing, so sizes are in pixels.</p>'
+    head = ["##", "Type", f"#Area ({unit}²)", f"#Longest ({unit})", f"#Across ({unit})", "Side"]
+    return table("Regions on this slice", head, rows) + note
+
+
+def _sizes(region: Region) -> tuple[str, str, str]:
+    """Area, longest and perpendicular diameter, in millimeters where they are known."""
+    if region.area_mm2 is None or region.longest_diameter_mm is None or region.perpendicular_diameter_mm is None:
+        area, longest, across = float(region.area_px), region.longest_diameter_px, region.perpendicular_diameter_px
+    else:
+        area, longest, across = region.area_mm2, region.longest_diameter_mm, region.perpendicular_diameter_mm
+    return f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}"
+
+
+def members_table(findings: Findings) -> str:
+    """What each network alone says, and the vote."""
+    if not findings.members:
+        return ""
+    vote = findings.regions[0].type if findings.regions else None
+    area = int((findings.mask >= TUMORS[0].index).sum())
+    rows = [["Vote", type_cell(vote), str(area)]]
+    rows += [[escape(title(m.name)), type_cell(m.tumor_type), str(m.area_px)] for m in findings.members]
+    differ = percent(findings.disagreement)
+    note = f'<p class="nv-fine">Disagreement of the networks: {differ} (1 minus their mean Dice).</p>'
+    return table("Each network alone", ["Network", "Type", "#Area (px²)"], rows, strong=0) + note
+
+
+def title(name: str) -> str:
+    """A network's title for readers."""
+    return segmenter_card(name).title
+
+
+def line_chart(
+    series: Sequence[tuple[str, str, Sequence[float]]], x_label: str, y_label: str, marker: int | None = None, first: int = 0
+) -> str:
+    """Lines as an inline SVG that follows the page's theme.
+
+    Args:
+        series: Name, CSS color and values of each line; all start at x = 0 and end at the right edge.
+        x_label: Words under the axis.
+        y_label: Words beside it.
+        marker: Index at which to draw a vertical line.
+        first: What the first value is called on the axis.
+    """
+    width, height, left, right, top, bottom = 640, 220, 52, 12, 12, 34
+    high = max((max(v) for _, _, v in series if len(v)), default=0) or 1
+    count = max((len(v) for _, _, v in series), default=1)
+
+    def x(i: float) -> float:
+        return left + (width - left - right) * i / max(count - 1, 1)
+
+    def y(v: float) -> float:
+        return height - bottom - (height - top - bottom) * v / high
+
+    grid = "".join(
+        f'<line x1="{left}" x2="{width - right}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="var(--nv-line)"/>'
+        f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>'
+        for v in (high * k / 4 for k in range(5))
+    )
+    lines = "".join(
+        f'<polyline fill="none" stroke="{color}" stroke-width="2" points="'
+        + " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(values))
+        + '"/>'
+        for _, color, values in series
+    )
+    mark = (
+        ""
+        if marker is None
+        else f'<line x1="{x(marker):.1f}" x2="{x(marker):.1f}" y1="{top}" y2="{height - bottom}"'
+        ' stroke="currentColor" stroke-dasharray="3 3"/>'
+    )
+    words = escape(f"{y_label} by {x_label}")
+    return (
+        f'<svg class="nv-chart" viewBox="0 0 {width} {height}" role="img" aria-label="{words}">{grid}{lines}{mark}'
+        f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{left}" y="{height - 8}" text-anchor="middle">{first}</text>'
+        f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{first + count - 1}</text></svg>'
+        + swatches([(color, f"{name} ({y_label})" if len(series) == 1 else name) for name, color, _ in series])
+    )
