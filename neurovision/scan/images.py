@@ -46,7 +46,7 @@ def read_image(data: bytes, name: str) -> Study:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as e:
         raise ScanTooLarge(f"{name}: a picture may have {MAX_PIXELS // 10**6} million pixels; this has far more.") from e
-    except Exception as e:  # noqa: BLE001 - Pillow's parsers raise anything on hostile headers
+    except Exception as e:  # Pillow raises anything on hostile or damaged files
         raise UnsupportedScan(f"{name}: this is not a readable {', '.join(FORMATS)} picture; export the scan as PNG.") from e
     width, height = picture.size
     if width * height > MAX_PIXELS:
@@ -65,7 +65,7 @@ def read_image(data: bytes, name: str) -> Study:
         values = _to_array(ImageOps.exif_transpose(picture))
     except UnsupportedScan:
         raise
-    except Exception as e:  # noqa: BLE001 - Pillow's decoders raise anything on damaged data
+    except Exception as e:  # Pillow raises anything on hostile or damaged files
         raise DamagedScan(f"{name}: the picture is damaged or cut off and cannot be decoded; send it again.") from e
     notes = []
     if values.shape[2] == 3:

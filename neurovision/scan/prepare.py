@@ -90,16 +90,18 @@ def head_mask(gray: np.ndarray) -> np.ndarray | None:
     otsu, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)
     # Far below Otsu, so that dark skull and scalp belong to the head, but above the air's own noise.
     mask = (smooth > max(8, min(otsu, max(0.4 * otsu, 1.5 * air + 4)))).astype(np.uint8)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    # Close and fill before opening: a thin bright scalp around a dark skull must not be opened away.
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, thickness=cv2.FILLED)
+    filled = cv2.morphologyEx(filled, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(filled, connectivity=4)
     if count < 2:
         return None
     largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    if stats[largest, cv2.CC_STAT_AREA] < MIN_HEAD * mask.size:
+    if stats[largest, cv2.CC_STAT_AREA] < MIN_HEAD * filled.size:
         return None
-    mask = cv2.morphologyEx((labels == largest).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, thickness=cv2.FILLED)
+    filled = (labels == largest).astype(np.uint8)
     return cv2.resize(filled, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 

@@ -25,6 +25,8 @@ from neurovision.scan.prepare import Canvas, label_grid, prepare
 
 SOURCES = ("figshare", "lgg", "navoneel", "healthy")
 LGG_CHANNELS = {"T1": 0, "FLAIR": 1, "T1c": 2}  # of the color pictures that hold three sequences
+# What canvases are made by, as this process loaded it: other code makes other packs.
+_CODE = b"".join((Path(__file__).parents[1] / "scan" / f).read_bytes() for f in ("images.py", "prepare.py"))
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,7 @@ def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.
         Memory-mapped float32 ``(N, size, size)`` in [0, 1] and uint8 ``(N, size, size)``.
     """
     named = "\n".join(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{i.image.stat().st_size}" for i in items)
-    code = b"".join((Path(__file__).parents[1] / "scan" / f).read_bytes() for f in ("images.py", "prepare.py"))
-    key = hashlib.sha256(named.encode() + code).hexdigest()[:16]
+    key = hashlib.sha256(named.encode() + _CODE).hexdigest()[:16]
     folder = cache / f"{key}-{size}"
     if not (folder / "labels.npy").is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,134 @@
+"""Reading pictures: every kind is read right or refused in one sentence."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from neurovision.errors import DamagedScan, ScanError, ScanTooLarge, UnsupportedScan
+from neurovision.scan.images import FORMATS, MAX_PIXELS, read_image
+from neurovision.scan.phantom import phantom
+from neurovision.scan.read import find_scans, read
+
+
+def gray() -> np.ndarray:
+    return np.rint(phantom("glioma", 3, 128)[0].gray() * 255).astype(np.uint8)
+
+
+def encode(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read(kind):
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+    study = read_image(encode(Image.fromarray(gray()), kind, **options), "a.x")
+    assert study.pixels.shape == (1, 128, 128, 1) and study.source.format == kind
+    assert np.abs(study.gray() * 255 - gray()).max() <= (12 if kind == "JPEG" else 0.01)
+    assert study.spacing is None
+
+
+def test_sixteen_bits_keep_their_detail():
+    deep = (gray().astype(np.uint16) * 16) + 3  # 12 bits in 16: naive conversion to 8 bits would saturate
+    study = read_image(encode(Image.fromarray(deep)), "deep.png")
+    assert np.corrcoef(study.gray().ravel(), gray().ravel())[0, 1] > 0.99
+    assert len(np.unique(study.gray())) > 100
+
+
+def test_float_tiff_with_nan_is_scaled():
+    values = gray().astype(np.float32) / 1000
+    values[0, 0] = np.nan
+    study = read_image(encode(Image.fromarray(values), "TIFF"), "float.tif")
+    assert np.isfinite(study.pixels).all() and study.gray().max() == 1
+
+
+def test_alpha_is_composed_over_black():
+    rgba = np.dstack([gray()] * 3 + [np.zeros((128, 128), np.uint8)])
+    rgba[:64, :, 3] = 255
+    study = read_image(encode(Image.fromarray(rgba)), "alpha.png")
+    assert study.gray()[64:].max() == 0 and study.gray()[:64].max() > 0.5
+
+
+def test_palette_and_cmyk_become_brightness():
+    picture = Image.fromarray(gray())
+    palette = read_image(encode(picture.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)), "p.png")
+    cmyk = read_image(encode(picture.convert("RGB").convert("CMYK"), "TIFF"), "c.tif")
+    for study in (palette, cmyk):
+        assert np.corrcoef(study.gray().ravel(), gray().ravel())[0, 1] > 0.99
+
+
+def test_color_is_kept_and_warned_of():
+    rgb = np.dstack([gray(), gray() // 2, gray() // 4])
+    study = read_image(encode(Image.fromarray(rgb)), "color.png")
+    assert study.pixels.shape[3] == 3 and any("color" in w for w in study.warnings)
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned a quarter
+    tall = Image.fromarray(gray()[:, :96])
+    assert read_image(encode(tall, "JPEG", exif=exif), "turned.jpg").gray().shape == (96, 128)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", DamagedScan, "empty"),
+        (b"hello, this is text", UnsupportedScan, "not a readable"),
+        (b"MZ\x90\x00" + b"\0" * 500, UnsupportedScan, "not a readable"),
+        (encode(Image.fromarray(gray()))[:-2000], DamagedScan, "damaged"),
+        (encode(Image.fromarray(gray()), "JPEG")[:600], DamagedScan, "damaged"),
+        (encode(Image.new("L", (1, 1))), UnsupportedScan, "at least 32 pixels"),
+        (encode(Image.new("L", (64, 64), 7)), UnsupportedScan, "same value"),
+        (encode(Image.new("1", (20_000, 20_000))), ScanTooLarge, "million pixels"),
+        (encode(Image.new("1", (5000, 4000))), ScanTooLarge, "5000 x 4000"),
+    ],
+    ids=["empty", "text", "program", "cut png", "cut jpeg", "one pixel", "blank", "bomb", "large"],
+)
+def test_bad_files_are_refused_in_one_sentence(data, error, words):
+    with pytest.raises(error, match=words) as caught:
+        read_image(data, "scan.png")
+    message = str(caught.value)
+    assert message.startswith("scan.png: ") and "\n" not in message and len(message) < 220
+
+
+def test_animated_pictures_are_refused():
+    frames = [Image.fromarray(gray()), Image.fromarray(255 - gray())]
+    data = encode(frames[0], "TIFF", save_all=True, append_images=frames[1:])
+    with pytest.raises(UnsupportedScan, match="2 frames"):
+        read_image(data, "many.tif")
+
+
+def test_limits_are_what_the_text_says():
+    assert MAX_PIXELS == 16_000_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 4000), at=st.integers(0, 4000), value=st.integers(0, 255))
+def test_damage_never_raises_anything_else(cut, at, value):
+    data = bytearray(encode(Image.fromarray(gray()[:64, :64])))
+    data[at % len(data)] = value
+    try:
+        study = read_image(bytes(data[: max(1, len(data) - cut)]), "x.png")
+    except ScanError:
+        return
+    assert np.isfinite(study.pixels).all()
+
+
+def test_read_names_a_missing_file(tmp_path):
+    with pytest.raises(DamagedScan, match=r"gone\.png: there is no such file"):
+        read(tmp_path / "gone.png")
+
+
+def test_folders_are_expanded_in_order(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "sub/a.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(encode(Image.fromarray(gray()), "JPEG" if name.endswith("jpg") else "PNG"))
+    assert [p.name for p in find_scans([tmp_path])] == ["b.png", "a.jpg"]
