@@ -1,34 +1,33 @@
-"""One door for every format: a path or bytes become a Study."""
+"""One door for every format: a path, files or bytes become a Study."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from neurovision.errors import DamagedScan, UnsupportedScan
-from neurovision.scan.images import MAX_BYTES, SUFFIXES, read_image
+from neurovision.scan import images, nifti
 from neurovision.scan.study import Study
+
+HEAD = 64 * 1024  # bytes that tell a format
+MAX_FILES = 4096  # of a folder or an upload
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
+NOT_SCANS = (".seg.dcm", ".sr.dcm", ".sc.dcm", ".mask.nii.gz")  # what this project writes
 
 
 def read(path: Path | str) -> Study:
     """Read one scan from disk.
 
     Args:
-        path: A picture file.
+        path: A picture, DICOM or NIfTI file, or a folder with one DICOM series.
 
     Raises:
         ScanError: Not readable as a scan; the message says why and what to do.
     """
     file = Path(path)
     if file.is_dir():
-        raise UnsupportedScan(f"{file.name}: this is a folder, not a file.")
-    if not file.is_file():
-        raise DamagedScan(f"{file.name}: there is no such file.")
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)  # one byte over tells the reader that the file is too large
-    except OSError as e:
-        raise DamagedScan(f"{file.name}: the file cannot be opened ({e.strerror}).") from e
-    return read_bytes(data, file.name)
+        return _read_folder(file)
+    return read_bytes(_load(file), file.name)
 
 
 def read_bytes(data: bytes, name: str) -> Study:
@@ -37,15 +36,146 @@ def read_bytes(data: bytes, name: str) -> Study:
     Raises:
         ScanError: Not readable as a scan.
     """
-    return read_image(data, name)
+    kind = sniff(data[:HEAD])
+    if kind == "DICOM":
+        from neurovision.scan.dicom import read_dicom
+
+        return read_dicom(data, name)
+    if kind == "NIfTI":
+        return nifti.read_nifti(data, name)
+    return images.read_image(data, name)
 
 
-def find_scans(paths: list[Path]) -> list[Path]:
-    """Expand folders to the files in them that look like scans, in sorted order; files are kept as they are."""
+def read_files(paths: Sequence[Path | str]) -> Study:
+    """Read the files of one scan: a single file, or the DICOM files of one series in any order.
+
+    Raises:
+        ScanError: Not readable as one scan.
+    """
+    files = [Path(p) for p in paths]
+    if len(files) == 1:
+        return read(files[0])
+    from neurovision.scan.dicom import read_dicom_series, series_number
+
+    if len(files) > MAX_FILES:
+        raise UnsupportedScan(f"A series may have {MAX_FILES} files; received {len(files)}.")
+    if not files or any(sniff(_head(f)) != "DICOM" for f in files):
+        raise UnsupportedScan("Several files make one scan only where all are DICOM files of one series.")
+    number = series_number(files[0])
+    return read_dicom_series(files, "series" if number is None else f"series-{number}")
+
+
+def read_many(paths: Sequence[Path | str]) -> list[Study]:
+    """Read uploaded files, sorted into scans as :func:`group_scans` sorts them.
+
+    Raises:
+        ScanError: One of them is not readable.
+    """
+    return [read_files(group) for group in group_scans([Path(p) for p in paths])]
+
+
+def group_scans(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+    """Sort files and folders into scans: DICOM files by series and geometry, every other file by itself.
+
+    Args:
+        paths: Files and folders, in any order and of any mixture of formats.
+
+    Returns:
+        For each scan its files, ready for :func:`read_files`.
+
+    Raises:
+        UnsupportedScan: More than MAX_FILES files.
+    """
+    files = [f for p in paths for f in (_scan_files(p) if p.is_dir() else [p])]
+    if len(files) > MAX_FILES:
+        raise UnsupportedScan(f"At most {MAX_FILES} files are read at once; received {len(files)}.")
+    dicom = [f for f in files if sniff(_head(f)) == "DICOM"]
+    others = [(f,) for f in files if f not in set(dicom)]
+    if not dicom:
+        return list(others)
+    from neurovision.scan.dicom import group_dicom
+
+    return [*others, *group_dicom(dicom)]
+
+
+def find_scans(paths: Sequence[Path]) -> list[Path]:
+    """Expand folders to the scans in them, in sorted order; files are kept as they are.
+
+    A folder with several DICOM files stands for its series; files that this project wrote are left out.
+    """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        else:
+        if not path.is_dir():
             found.append(path)
+            continue
+        for file in _scan_files(path):
+            series = file.suffix.lower() in DICOM_SUFFIXES and _dicom_count(file.parent) > 1
+            scan = file.parent if series else file
+            if scan not in found:
+                found.append(scan)
     return found
+
+
+def sniff(head: bytes) -> str:
+    """Tell the format from a file's first HEAD bytes: ``"DICOM"``, ``"NIfTI"`` or ``"picture"`` for anything else."""
+    if head[128:132] == b"DICM" or head[:4] in (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00"):
+        return "DICOM"
+    return "NIfTI" if nifti.is_nifti(head) else "picture"
+
+
+def _read_folder(folder: Path) -> Study:
+    files = _scan_files(folder)
+    dicom = [f for f in files if sniff(_head(f)) == "DICOM"]
+    if len(files) > MAX_FILES:
+        raise UnsupportedScan(f"{folder.name}: a folder may hold {MAX_FILES} files; received {len(files)}.")
+    if not dicom:
+        if len(files) == 1:
+            return read(files[0])
+        raise UnsupportedScan(f"{folder.name}: a folder is read as one DICOM series; it holds none, give a file instead.")
+    from neurovision.scan.dicom import group_dicom, read_dicom_series
+
+    groups = group_dicom(dicom)
+    if len(groups) > 1:
+        sizes = ", ".join(str(len(g)) for g in groups[:6])
+        raise UnsupportedScan(
+            f"{folder.name}: a folder is read as one series; received {len(groups)} ({sizes} files), give the files of one."
+        )
+    return read_dicom_series(groups[0], folder.name)
+
+
+def _scan_files(folder: Path) -> list[Path]:
+    """Files under a folder that look like scans; names without a suffix and DICOM's are looked into."""
+    found = []
+    for file in sorted(folder.rglob("*")):
+        name = file.name.lower()
+        if name.startswith(".") or name.endswith(NOT_SCANS) or not file.is_file():
+            continue
+        known = name.endswith((*images.SUFFIXES, *nifti.SUFFIXES))
+        if known or (file.suffix.lower() in DICOM_SUFFIXES and sniff(_head(file)) == "DICOM"):
+            found.append(file)
+    return found
+
+
+def _dicom_count(folder: Path) -> int:
+    return sum(f.suffix.lower() in DICOM_SUFFIXES for f in _scan_files(folder) if f.parent == folder)
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(HEAD)
+    except OSError:
+        return b""
+
+
+def _load(file: Path) -> bytes:
+    """Read a file, but no more than its format may have and one byte, which tells the reader that it is too large."""
+    if not file.is_file():
+        raise DamagedScan(f"{file.name}: there is no such file.")
+    limit = images.MAX_BYTES if sniff(_head(file)) == "picture" else nifti.MAX_FILE_BYTES
+    try:
+        with file.open("rb") as stream:
+            return stream.read(limit + 1)
+    except OSError as e:
+        raise DamagedScan(f"{file.name}: the file cannot be opened ({e.strerror}).") from e
+

@@ -1,0 +1,63 @@
+"""Scaling a volume's intensities to [0, 1] without a second copy of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SAMPLE = 4_000_000  # values that percentiles are taken from
+
+
+def scale_window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
+    """Apply a display window in place (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    Args:
+        values: float32, any shape.
+        center: Of the window.
+        width: Of the window; at least 1 for LINEAR, positive otherwise.
+        function: ``LINEAR``, ``LINEAR_EXACT`` or ``SIGMOID``.
+
+    Returns:
+        ``values`` itself, now in [0, 1].
+    """
+    if function == "SIGMOID":
+        values -= center
+        values *= -4.0 / width
+        np.clip(values, -50, 50, out=values)
+        np.exp(values, out=values)
+        values += 1
+        return np.reciprocal(values, out=values)
+    if function == "LINEAR":
+        center, width = center - 0.5, max(width - 1.0, 1e-6)
+    values -= center
+    values /= width
+    values += 0.5
+    return np.clip(values, 0, 1, out=values)
+
+
+def scale_robust(values: np.ndarray) -> np.ndarray:
+    """Scale finite float32 values to [0, 1] in place between their 0.5 and 99.5 percentiles; returns ``values``."""
+    sample = values.reshape(-1)[:: max(1, values.size // SAMPLE)]
+    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    values -= low
+    values /= max(high - low, 1e-12)
+    return np.clip(values, 0, 1, out=values)
+
+
+def replace_non_numbers(values: np.ndarray) -> int:
+    """Replace NaN and infinity by the lowest finite value, in place, plane by plane along the first axis.
+
+    Returns:
+        How many there were; ``values.size`` means that nothing is finite, and nothing was replaced.
+    """
+    low = min((float(p[np.isfinite(p)].min()) for p in values if np.isfinite(p).any()), default=None)
+    if low is None:
+        return int(values.size)
+    count = 0
+    for plane in values:
+        bad = ~np.isfinite(plane)
+        if bad.any():
+            count += int(bad.sum())
+            plane[bad] = low
+    return count

@@ -1,0 +1,162 @@
+"""NIfTI: any orientation becomes the same slices, and hostile headers one clear sentence."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_builder import head, oblique, stored
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from neurovision.errors import DamagedScan, NeurovisionError, ScanTooLarge, UnsupportedScan
+from neurovision.scan.nifti import RAS_TO_LPS, read_grid
+from neurovision.scan.read import find_scans, read, read_bytes
+
+CODES = ["".join(c) for c in itertools.permutations("RAS")] + ["LPS", "LIP", "SPL", "PIR", "ILA", "ARI"]
+
+
+def volume(codes: str = "LPS", turned: bool = False) -> nib.Nifti1Image:
+    """The phantom as a NIfTI image whose axes run as ``codes`` says."""
+    study = head()[0]
+    affine = RAS_TO_LPS @ (oblique(study.affine) if turned else study.affine)
+    voxels = stored(study).astype(np.int16)
+    transform = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(codes)))
+    moved = affine @ inv_ornt_aff(transform, voxels.shape)
+    return nib.Nifti1Image(np.ascontiguousarray(apply_orientation(voxels, transform)), moved)
+
+
+def header(**fields: object) -> bytes:
+    """A valid file's bytes with some header fields changed."""
+    data = bytearray(volume().to_bytes())
+    changed = nib.Nifti1Header(bytes(data[:348]), check=False)
+    for key, value in fields.items():
+        changed[key] = value
+    data[:348] = changed.binaryblock
+    return bytes(data)
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_every_orientation_gives_the_same_slices(codes: str):
+    study = read_bytes(volume(codes).to_bytes(), "x_T1w.nii")
+    expected = read_bytes(volume().to_bytes(), "x_T1w.nii")
+    assert np.array_equal(study.pixels, expected.pixels)
+    assert np.allclose(study.affine, head()[0].affine, atol=1e-4)
+    assert study.spacing == pytest.approx(head()[0].spacing, rel=1e-5)
+    assert study.source.sequence == "T1"
+
+
+def test_oblique_and_nifti2_and_gzip():
+    image = volume("PIR", turned=True)
+    second = nib.Nifti2Image(np.asanyarray(image.dataobj), image.affine)
+    for data in (image.to_bytes(), gzip.compress(image.to_bytes()), second.to_bytes(), gzip.compress(second.to_bytes())):
+        study = read_bytes(data, "scan")
+        assert study.pixels.shape == head()[0].pixels.shape
+        assert np.allclose(study.affine, oblique(head()[0].affine), atol=1e-4)
+        assert np.corrcoef(study.pixels.ravel(), head()[0].pixels.ravel())[0, 1] > 0.999
+
+
+def test_slope_and_scaled_units():
+    image = volume()
+    image.header.set_slope_inter(0.5, -1000)
+    image.header.set_xyzt_units("micron")
+    data = bytearray(image.to_bytes())
+    rescaled = nib.Nifti1Header(bytes(data[:348]), check=False)
+    rescaled["scl_slope"], rescaled["scl_inter"] = 0.5, -1000
+    data[:348] = rescaled.binaryblock
+    study = read_bytes(bytes(data), "x.nii")
+    assert np.allclose(study.pixels, read_bytes(volume().to_bytes(), "x.nii").pixels, atol=1e-5)
+    assert study.spacing[1] == pytest.approx(head()[0].spacing[1] / 1000)
+
+
+def test_thick_slices_are_cut_across_their_axis():
+    rng = np.random.default_rng(1)
+    voxels = rng.integers(0, 900, (40, 12, 50)).astype(np.int16)
+    study = read_bytes(nib.Nifti1Image(voxels, np.diag([1, 5, 1, 1.0])).to_bytes(), "coronal.nii")
+    assert study.pixels.shape == (12, 50, 40, 1)
+    assert study.spacing == pytest.approx((5, 1, 1))
+    assert study.affine[2, 1] == pytest.approx(-1)  # rows go from head to feet
+
+
+def test_a_label_map_goes_back_to_the_files_own_voxels(tmp_path: Path):
+    image = volume("ILA", turned=True)
+    image.to_filename(tmp_path / "x.nii.gz")
+    grid = read_grid(tmp_path / "x.nii.gz")
+    voxels = np.asanyarray(image.dataobj)
+    assert np.array_equal(grid.to_file(grid.to_slices(voxels)), voxels)
+    assert np.allclose(grid.file_affine, image.affine)
+
+
+def test_a_file_without_orientation_says_so():
+    study = read_bytes(header(qform_code=0, sform_code=0), "x.nii")
+    assert study.affine is None
+    assert any("left and right" in w for w in study.warnings)
+
+
+def test_not_a_number():
+    voxels = np.asanyarray(volume().dataobj).astype(np.float32)
+    voxels[3:5, 0, 0] = np.nan, np.inf
+    study = read_bytes(nib.Nifti1Image(voxels, volume().affine).to_bytes(), "x.nii")
+    assert any("2 voxels hold no number" in w for w in study.warnings)
+    voxels[:] = np.nan
+    with pytest.raises(UnsupportedScan, match="same value"):
+        read_bytes(nib.Nifti1Image(voxels, volume().affine).to_bytes(), "x.nii")
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "sentence"),
+    [
+        (lambda: header(dim=[3, 12000, 12000, 12000, 1, 1, 1, 1])[:352], ScanTooLarge, "claims 12000 x 12000 x 12000"),
+        (lambda: gzip.compress(header(dim=[3, 12000, 12000, 12000, 1, 1, 1, 1])), ScanTooLarge, "claims 12000"),
+        (lambda: header(dim=[3, 64, 64, 20, 1, 1, 1, 1]), DamagedScan, "claims 164192 bytes"),
+        (lambda: header(dim=[3, 64, -64, 10, 1, 1, 1, 1]), DamagedScan, "claims 3 dimensions"),
+        (lambda: header(dim=[4, 32, 32, 10, 4, 1, 1, 1]), UnsupportedScan, "received 4, save one"),
+        (lambda: header(datatype=128, bitpix=24), UnsupportedScan, "gray values"),
+        (lambda: header(datatype=999), DamagedScan, "header is damaged"),
+        (lambda: header(vox_offset=-5), DamagedScan, "voxels at byte -5"),
+        (lambda: header(srow_x=[0, 0, 0, 0], srow_y=[0, 0, 0, 0]), DamagedScan, "no usable orientation"),
+        (lambda: header(magic=b"ni1"), UnsupportedScan, "in two files"),
+        (lambda: gzip.compress(volume().to_bytes())[:-3000], DamagedScan, "gzip stream ends"),
+        (lambda: nib.Nifti1Image(np.ones((40, 40, 4), np.int16), np.eye(4)).to_bytes(), UnsupportedScan, "same value"),
+        (lambda: nib.Nifti1Image(np.ones((40, 4, 4), np.int16), np.eye(4)).to_bytes(), UnsupportedScan, "at least 32"),
+    ],
+)  # fmt: skip
+def test_refusals(data, error: type, sentence: str):
+    with pytest.raises(error, match=sentence) as caught:
+        read_bytes(data(), "x.nii.gz")
+    assert str(caught.value).startswith("x.nii.gz: ")
+
+
+def test_a_gzip_bomb_is_inflated_only_as_far_as_its_header_says():
+    data = gzip.compress(volume().to_bytes() + b"\0" * 300_000_000, 1)
+    assert read_bytes(data, "x.nii.gz").n_slices == 10
+
+
+def test_a_corrupt_gzip_is_named():
+    data = bytearray(gzip.compress(volume().to_bytes()))
+    data[-8:-4] = b"\1\2\3\4"  # its checksum
+    with pytest.raises(DamagedScan, match="corrupt"):
+        read_bytes(bytes(data), "x.nii.gz")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 347), patch=st.binary(min_size=1, max_size=8))
+def test_spoiled_headers_give_a_study_or_a_named_error(at: int, patch: bytes):
+    data = bytearray(volume().to_bytes())
+    data[at : at + len(patch)] = patch
+    try:
+        assert read_bytes(bytes(data), "x.nii").pixels.max() <= 1
+    except NeurovisionError as e:
+        assert str(e).startswith("x.nii: ")
+
+
+def test_found_in_folders(tmp_path: Path):
+    volume().to_filename(tmp_path / "a.nii.gz")
+    (tmp_path / "a.mask.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes())
+    assert find_scans([tmp_path]) == [tmp_path / "a.nii.gz"]
+    assert read(tmp_path).source.name == "a.nii.gz"
