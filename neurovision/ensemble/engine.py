@@ -106,7 +106,9 @@ class KerasEngine:
 
     def predict(self, canvases: np.ndarray) -> np.ndarray:
         """See :class:`Engine`."""
-        return np.stack([np.asarray(p, np.float32) for p in self._graph.predict_on_batch(canvases[..., None])])
+        outputs = self._graph.predict_on_batch(canvases[..., None])
+        members = outputs if isinstance(outputs, list) else [outputs]  # Keras unwraps a single output
+        return np.stack([np.asarray(p, np.float32) for p in members])
 
 
 class ReferenceEngine:

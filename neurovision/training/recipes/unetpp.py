@@ -5,8 +5,9 @@ from neurovision.training.recipes import Phase, Recipe
 RECIPE = Recipe(
     "unetpp",
     config={"width": 8},
-    phases=(Phase(128, 5, 2e-3), Phase(160, 2, 8e-4)),
+    phases=(Phase(128, 3, 2e-3), Phase(160, 1, 8e-4)),
     batch=8,
+    epoch_scans=2000,
     schedule="cosine",
     warmup=0.1,
     weight_decay=1e-4,

@@ -1,0 +1,290 @@
+"""Losses by hand, data that break rules, and a whole tiny training."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neurovision.errors import DataError, WeightsMissing
+from neurovision.scan.phantom import phantom
+from neurovision.training.augment import augment
+from neurovision.training.dataset import SOURCES, data_root, load_index, load_item, pack
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A prepared folder of phantoms: two scans of each kind a fold, three folds."""
+    root = tmp_path / "data"
+    kinds = {
+        "figshare": ("glioma", "meningioma", "pituitary"), "lgg": ("glioma", "none"), "navoneel": ("tumor", "none"),
+        "healthy": ("none",),
+    }  # fmt: skip
+    seed = 0
+    for source in SOURCES:
+        rows = []
+        for part in ("images", "masks"):
+            (root / source / part).mkdir(parents=True)
+        for fold in (1, 2, 3):
+            for label in kinds[source] * 2:
+                seed += 1
+                study, truth = phantom({"none": "healthy", "tumor": "glioma"}.get(label, label), seed, 96)
+                gray = np.rint(study.gray() * 255).astype(np.uint8)
+                image = f"images/{seed}.png"
+                Image.fromarray(np.dstack([gray // 2, gray, gray]) if source == "lgg" else gray).save(root / source / image)
+                mask = ""
+                if source in ("figshare", "lgg"):
+                    mask = f"masks/{seed}.png"
+                    Image.fromarray((truth > 1).astype(np.uint8) * 255).save(root / source / mask)
+                rows.append({"id": seed, "image": image, "patient": f"p{seed}", "label": label, "fold": fold, "mask": mask})
+        with (root / source / "index.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return root
+
+
+def rewrite(folder, source, change):
+    path = folder / source / "index.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class TestLoss:
+    def value(self, truth, probabilities, **options):
+        from neurovision.training.losses import CrossEntropyDice
+
+        loss = CrossEntropyDice((1.0,) * 5, **options)
+        return float(loss(np.array(truth)[None, None], np.array(probabilities, np.float32)[None, None]))
+
+    def test_perfect_is_zero_and_worst_is_large(self):
+        right = np.eye(5)[[0, 2]]
+        assert self.value([0, 2], right) == pytest.approx(0, abs=1e-5)
+        assert self.value([0, 2], np.eye(5)[[2, 0]]) > 10
+
+    def test_by_hand(self):
+        half = [[0.5, 0.5, 0, 0, 0], [0, 0.5, 0.5, 0, 0]]
+        entropy = -np.log(0.5)
+        dice = (2 * 0.5 + 1) / (0.5 + 1 + 1)
+        assert self.value([0, 2], half, dice=0.0) == pytest.approx(entropy, rel=1e-5)
+        assert self.value([0, 2], half) == pytest.approx(entropy + 1 - dice, rel=1e-4)
+
+    def test_without_a_tumor_only_cross_entropy_is_left(self):
+        half = [[0.5, 0, 0.5, 0, 0]] * 2
+        assert self.value([0, 0], half) == pytest.approx(-np.log(0.5), rel=1e-5)
+
+    def test_class_weights_count(self):
+        from neurovision.training.losses import CrossEntropyDice
+
+        y, p = np.full((1, 1, 1), 2), np.full((1, 1, 1, 5), 0.2, np.float32)
+        one, three = (CrossEntropyDice((1, 1, w, 1, 1), dice=0)(y, p) for w in (1, 3))
+        assert float(three) == pytest.approx(3 * float(one), rel=1e-5)
+
+    def test_score_pools_pixels(self):
+        from neurovision.training.losses import TumorDice
+
+        score = TumorDice()
+        score.update_state(np.array([[[2, 2, 1]]]), np.eye(5)[[3, 1, 1]][None, None])
+        assert float(score.result()) == pytest.approx(2 * 1 / (2 + 1))
+
+
+class TestAugment:
+    def test_strength_zero_changes_nothing(self):
+        p, t = np.random.default_rng(0).random((32, 32)).astype(np.float32), np.eye(32, dtype=np.uint8)
+        a, b = augment(p, t, np.random.default_rng(1), 0)
+        assert a is p and b is t
+
+    def test_range_type_and_labels_stay(self):
+        study, truth = phantom("glioma", 1, 96)
+        for seed in range(30):
+            p, t = augment(study.gray(), truth, np.random.default_rng(seed))
+            assert p.dtype == np.float32 and 0 <= p.min() and p.max() <= 1
+            assert t.dtype == np.uint8 and set(np.unique(t)) <= {0, 1, 2}
+
+    def test_picture_and_truth_move_together(self):
+        marks = np.zeros((64, 64), np.float32)
+        marks[20:40, 30:45] = 1
+        for seed in range(20):
+            p, t = augment(marks, (marks * 2).astype(np.uint8), np.random.default_rng(seed))
+            both = ((p > 0.3) & (t > 0)).sum()
+            assert both > 0.85 * max((t > 0).sum(), 1)
+
+
+class TestIndex:
+    def test_reads_all_sources(self, folder):
+        items = load_index(folder)
+        assert {i.source for i in items} == set(SOURCES)
+        assert len(load_index(folder, ["lgg"], sequences=("FLAIR", "T1c"))) == 2 * len(load_index(folder, ["lgg"]))
+
+    def test_one_sequence_of_a_color_picture(self, folder):
+        t1, flair = (load_index(folder, ["lgg"], sequences=(s,))[0].gray() for s in ("T1", "FLAIR"))
+        assert t1.max() < 0.6 * flair.max()
+
+    def test_a_patient_in_two_folds_is_refused(self, folder):
+        rewrite(folder, "lgg", lambda rows: [r.update(patient="same") for r in rows])
+        with pytest.raises(DataError, match="patient same stands in folds"):
+            load_index(folder)
+
+    def test_an_empty_fold_is_refused(self, folder):
+        with pytest.raises(DataError, match="nothing in fold 7"):
+            load_index(folder, folds=[1, 7])
+
+    def test_a_missing_file_is_named(self, folder):
+        next((folder / "figshare" / "masks").iterdir()).unlink()
+        with pytest.raises(DataError, match="not there"):
+            load_index(folder)
+
+    def test_a_tumor_without_a_mask_is_refused(self, folder):
+        rewrite(folder, "figshare", lambda rows: rows[0].update(mask=""))
+        with pytest.raises(DataError, match="has no mask"):
+            load_index(folder)
+
+    def test_an_unknown_label_is_refused(self, folder):
+        rewrite(folder, "healthy", lambda rows: rows[0].update(label="cat"))
+        with pytest.raises(DataError, match="'cat'"):
+            load_index(folder)
+
+    def test_a_mask_of_another_size_is_refused(self, folder):
+        item = load_index(folder, ["figshare"])[0]
+        Image.new("L", (50, 40)).save(item.mask)
+        with pytest.raises(DataError, match="50 x 40"):
+            load_item(item, 64)
+
+    def test_no_data_folder(self, monkeypatch, tmp_path):
+        monkeypatch.delenv("NEUROVISION_DATA", raising=False)
+        with pytest.raises(DataError, match="NEUROVISION_DATA"):
+            data_root()
+        with pytest.raises(DataError, match="does not exist"):
+            data_root(tmp_path / "none")
+
+    def test_packs_are_kept(self, folder, tmp_path):
+        items = load_index(folder, ["figshare"], [1])
+        pixels, labels = pack(items, 64, tmp_path / "cache")
+        again, _ = pack(items, 64, tmp_path / "cache")
+        assert pixels.shape == (6, 64, 64) and np.array_equal(pixels, again)
+        assert set(np.unique(labels)) == {0, 1, 2, 3, 4}
+
+    def test_real_folds_keep_patients_apart(self, scans):
+        items = load_index(scans, ["lgg"])
+        folds = {}
+        for i in items:
+            folds.setdefault(i.patient, set()).add(i.fold)
+        assert len(folds) == 100 and all(len(f) == 1 for f in folds.values())
+
+
+class TestTraining:
+    def recipe(self, epochs=1):
+        from neurovision.training.recipes import Phase, Recipe
+
+        phases = (Phase(32, epochs, 1e-3), Phase(48, 1, 1e-3))
+        return Recipe("unet", {"width": 2}, phases, batch=4, epoch_scans=16, schedule="cosine", warmup=0.1)
+
+    def test_trains_resumes_and_stacks(self, folder, tmp_path, monkeypatch):
+        """One tiny member through training, a killed run's resumption, the vote, and serving."""
+        from neurovision.ensemble.pipeline import Analyzer
+        from neurovision.training import fit, stack
+
+        runs = tmp_path / "runs"
+        monkeypatch.setattr(fit, "PHANTOMS", 8)
+        saved = fit._save_weights
+
+        def killed(model, path):
+            if path.name.startswith("phase1"):
+                raise KeyboardInterrupt
+            saved(model, path)
+
+        monkeypatch.setattr(fit, "_save_weights", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit.train(self.recipe(), folder, (1, 2), 3, runs / "unet", verbose=0)
+        first = (runs / "unet" / "phase0.weights.h5").stat().st_mtime_ns
+        assert not (runs / "unet" / "final.weights.h5").exists()
+        monkeypatch.setattr(fit, "_save_weights", saved)
+        final = fit.train(self.recipe(), folder, (1, 2), 3, runs / "unet", verbose=0)
+        assert final.is_file() and (runs / "unet" / "phase0.weights.h5").stat().st_mtime_ns == first
+        assert (runs / "unet" / "history.png").is_file()
+        with (runs / "unet" / "history.csv").open() as file:
+            assert len(list(csv.DictReader(file))) == 2
+
+        with pytest.raises(WeightsMissing, match="unetpp"):
+            stack.stack(folder, runs, tmp_path / "weights", 3)
+        with pytest.raises(DataError, match="was trained on fold 2"):
+            stack.stack(folder, runs, tmp_path / "weights", 2, ["unet"])
+        stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"])
+        findings = Analyzer.load(tmp_path / "weights").analyze(phantom("glioma", 0)[0])
+        assert findings.status == "ok" and [m.name for m in findings.members] == ["unet"]
+
+    def test_validation_must_be_unseen(self, folder, tmp_path):
+        from neurovision.training.fit import train
+
+        with pytest.raises(DataError, match="cannot validate"):
+            train(self.recipe(), folder, (1, 2), 2, tmp_path / "run", verbose=0)
+
+    def test_the_plateau_schedule_keeps_the_best_epoch(self, folder, tmp_path):
+        from neurovision.training.fit import train
+        from neurovision.training.recipes import Phase, Recipe
+
+        recipe = Recipe("unet", {"width": 2}, (Phase(32, 2),), batch=4, epoch_scans=8)
+        train(recipe, folder, (1, 2), 3, tmp_path / "run", verbose=0)
+        assert (tmp_path / "run" / "phase0" / "best.weights.h5").is_file()
+
+    def test_published_recipes(self):
+        from neurovision.training.recipes import published_recipe, recipe
+
+        unet = published_recipe("unet")
+        assert [(p.size, p.epochs, p.learning_rate) for p in unet.phases] == [(224, 160, 1e-4)]
+        link = published_recipe("linknet")
+        assert [p.freeze_encoder for p in link.phases] == [True, False] and link.phases[0].size == 512
+        assert recipe("r2attunet") == published_recipe("r2attunet")
+        for name in ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet"):
+            assert recipe(name).name == name
+
+
+class TestOriginals:
+    def test_reads_the_downloads(self, tmp_path):
+        import h5py
+
+        from neurovision.training.originals import prepare_originals
+
+        source = tmp_path / "downloads"
+        (source / "figshare").mkdir(parents=True)
+        study, truth = phantom("pituitary", 3, 128)
+        for number in range(1, 6):
+            with h5py.File(source / "figshare" / f"{number}.mat", "w") as file:
+                record = file.create_group("cjdata")
+                record["image"] = (study.gray() * 1000).astype(np.int16).T
+                record["tumorMask"] = (truth > 1).astype(np.uint8).T
+                record["label"] = [[3.0]]
+        with h5py.File(source / "figshare" / "cvind.mat", "w") as file:
+            file["cvind"] = np.array([[1, 2, 3, 4, 5]], float)
+        gray = Image.fromarray(np.rint(study.gray() * 255).astype(np.uint8))
+        for patient in range(6):
+            there = source / "kaggle_3m" / f"P{patient}"
+            there.mkdir(parents=True)
+            gray.convert("RGB").save(there / f"P{patient}_1.tif")
+            Image.fromarray((truth > 1).astype(np.uint8) * 255 * (patient % 2)).save(there / f"P{patient}_1_mask.tif")
+        for name in ("yes", "no", "notumor"):
+            (source / name).mkdir()
+            gray.save(source / name / "Y 1.jpg")
+        assert prepare_originals(source, tmp_path / "out") == list(SOURCES)
+        items = load_index(tmp_path / "out")
+        figshare = [i for i in items if i.source == "figshare"]
+        assert [i.fold for i in figshare] == [1, 2, 3, 4, 5] and figshare[0].label == "pituitary"
+        assert np.array_equal(figshare[0].truth(), truth > 1)
+        lgg = [i for i in items if i.source == "lgg"]
+        assert {i.patient: i.fold for i in lgg} == {f"P{k}": k % 5 + 1 for k in range(6)}
+        assert [i.label for i in lgg][:2] == ["none", "glioma"]
+        copies = [i.fold for i in items if i.source == "navoneel"]
+        assert len(copies) == 2 and len(set(copies)) == 1  # the same picture twice stands in one fold
+
+    def test_unknown_folder(self, tmp_path):
+        from neurovision.training.originals import prepare_originals
+
+        with pytest.raises(DataError, match="holds none of"):
+            prepare_originals(tmp_path, tmp_path / "out")

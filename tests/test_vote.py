@@ -1,0 +1,146 @@
+"""The vote, the verdict and the weights' digests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from neurovision.ensemble.pipeline import Analyzer
+from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
+from neurovision.ensemble.voter import CERTAIN, ManualVotingClassifier, Voter
+from neurovision.ensemble.weights import DEFAULT, load_manifest
+from neurovision.errors import ModelError, WeightsMissing, WeightsTampered
+from neurovision.scan.phantom import phantom
+from neurovision.scan.prepare import prepare, standardize
+
+
+class Fixed:
+    """A classifier that always says the same."""
+
+    def __init__(self, probabilities, classes):
+        self.probabilities, self.classes_ = np.array(probabilities), np.array(classes)
+
+    def predict_proba(self, features):
+        return np.repeat(self.probabilities[None], len(features), 0)
+
+
+def test_vote_is_the_mean_by_class():
+    vote = ManualVotingClassifier([Fixed([0.2, 0.8], [0, 2]), Fixed([0.1, 0.2, 0.3, 0.2, 0.2], range(5))])
+    assert np.allclose(vote.predict_proba(np.zeros((2, 25)))[0], [0.15, 0.1, 0.55, 0.1, 0.1])
+    assert vote.predict(np.zeros((3, 25))).tolist() == [2, 2, 2]
+
+
+def test_only_doubtful_pixels_reach_the_trees():
+    sure = np.tile([CERTAIN, 0.005, 0, 0, 0], 5)
+    unsure = np.tile([0.9, 0.1, 0, 0, 0], 5)
+    features = np.stack([sure, unsure]).astype(np.float32)
+    voter = Voter(ManualVotingClassifier([Fixed([0, 0, 0, 0, 1.0], range(5))]))
+    assert voter.vote(features).argmax(1).tolist() == [0, 4]
+    assert voter.vote(features, everywhere=True).argmax(1).tolist() == [4, 4]
+
+
+def test_skipping_sure_pixels_changes_no_label_on_real_scans(scans, analyzer):
+    from neurovision.ensemble.features import pixel_features
+    from neurovision.training.dataset import load_index
+
+    items = load_index(scans, folds=[4])[::60]
+    canvases = np.stack([standardize(prepare(i.gray(), analyzer.manifest.size).pixels) for i in items])
+    for softmax in np.moveaxis(analyzer.engine.predict(canvases), 1, 0):
+        features = pixel_features(softmax)
+        fast, full = analyzer.voter.vote(features), analyzer.voter.vote(features, everywhere=True)
+        assert np.array_equal(fast.argmax(1), full.argmax(1))
+
+
+def test_verdict_features_by_hand():
+    tumor = np.zeros((160, 160), np.float32)
+    tumor[10:20, 10:20] = 1
+    area, peak, top, positive, differ = verdict_features(tumor, np.array([100, 100, 0, 20, 21]), 0.25)
+    assert area == pytest.approx(np.log1p(100 / 25600 * 1e4))
+    assert peak == 1 and top == pytest.approx(0.5) and positive == pytest.approx(0.6) and differ == 0.25
+
+
+def test_probability_is_a_logistic_regression():
+    model = {"mean": [1.0, 0.0], "scale": [2.0, 1.0], "coefficients": [1.0, -1.0], "intercept": 0.5}
+    assert tumor_probability(np.array([3.0, 1.0]), model) == pytest.approx(1 / (1 + np.exp(-0.5)))
+
+
+def test_types_sum_to_one_and_follow_the_vote():
+    vote = np.zeros((8, 8, 5), np.float32)
+    vote[..., 1] = 1
+    vote[2, 2] = [0, 0, 0.1, 0.8, 0.1]
+    types = type_probabilities(vote)
+    assert sum(types.values()) == pytest.approx(1) and types["meningioma"] == pytest.approx(0.8, abs=1e-6)
+
+
+def test_noise_and_flat_pictures_are_refused():
+    rng = np.random.default_rng(0)
+    noise = rng.random((200, 200)).astype(np.float32)
+    assert "noise" in str(refusal(noise, prepare(noise, 160)))
+    flat = (0.5 + 0.001 * noise).astype(np.float32)
+    assert "contrast" in str(refusal(flat, prepare(flat, 160)))
+    head = phantom("healthy", 0)[0].gray()
+    assert refusal(head, prepare(head, 160)) is None
+
+
+class TestManifest:
+    """A copy of the shipped weights, spoiled in one way or another."""
+
+    @pytest.fixture
+    def copy(self, tmp_path):
+        return shutil.copytree(DEFAULT, tmp_path / "weights")
+
+    def test_shipped_files_have_their_digests_and_sizes(self):
+        manifest = load_manifest()
+        for m in manifest.members:
+            assert manifest.path(m.file, m.sha256).stat().st_size < 10_000_000
+        for part in ("forest", "boost"):
+            assert manifest.path(**manifest.vote[part]).stat().st_size < 10_000_000
+        assert sum(p.stat().st_size for p in DEFAULT.iterdir()) < 80_000_000
+
+    def test_every_file_is_listed(self):
+        manifest = load_manifest()
+        listed = {m.file for m in manifest.members} | {manifest.vote[p]["file"] for p in ("forest", "boost")}
+        assert {p.name for p in DEFAULT.iterdir()} == listed | {"manifest.json"}
+
+    @pytest.mark.parametrize("file", ["unet.safetensors", "forest.skops", "boost.ubj"])
+    def test_a_changed_byte_is_refused(self, copy, file):
+        data = bytearray((copy / file).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / file).write_bytes(data)
+        with pytest.raises(WeightsTampered, match=file):
+            Analyzer.load(copy)
+
+    def test_a_missing_file_is_named(self, copy):
+        (copy / "boost.ubj").unlink()
+        with pytest.raises(WeightsMissing, match=r"boost\.ubj"):
+            Voter.load(load_manifest(copy))
+
+    def test_no_manifest(self, tmp_path):
+        with pytest.raises(WeightsMissing, match=r"manifest\.json"):
+            load_manifest(tmp_path)
+
+    def test_a_path_outside_the_folder_is_refused(self, copy):
+        manifest = json.loads((copy / "manifest.json").read_text())
+        manifest["vote"]["boost"]["file"] = "../weights/boost.ubj"
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(WeightsMissing):
+            Voter.load(load_manifest(copy))
+
+    def test_half_a_manifest(self, copy):
+        (copy / "manifest.json").write_text('{"members": [')
+        with pytest.raises(WeightsTampered):
+            load_manifest(copy)
+
+    def test_members_are_the_five_that_vote(self):
+        from neurovision.segmenters import cards
+
+        assert {m.name for m in load_manifest().members} == {c.name for c in cards() if c.votes}
+
+    def test_unknown_engine(self):
+        from neurovision.ensemble.engine import load_engine
+
+        with pytest.raises(ModelError, match="received 'warp'"):
+            load_engine(load_manifest(), "warp")
