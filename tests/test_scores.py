@@ -22,6 +22,7 @@ from neurovision.evaluation.scores import (
     paired,
     rates,
     reliability,
+    share_interval,
 )
 
 
@@ -218,3 +219,11 @@ def test_bootstrap_draws_whole_clusters():
 
     bootstrap(size, names, rounds=200)
     assert sizes == {3, 4, 5, 6, 7, 8, 9}  # from three times c to three times a
+
+
+def test_a_share_of_none_is_not_certain():
+    none = share_interval([0.0] * 60, ["a", "b", "c"] * 20)
+    assert (none.value, none.low, none.clusters) == (0.0, 0.0, 3)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 3))  # three patients, no event
+    assert share_interval([1.0] * 10).low == pytest.approx(0.025**0.1)
+    assert share_interval([0.0, 1.0] * 50) == mean_interval([0.0, 1.0] * 50)

@@ -322,6 +322,19 @@ def mean_interval(
     return Interval(value, float(low), float(high), len(kept), len(counts))
 
 
+def share_interval(flags: Values, clusters: Sequence[object] | None = None) -> Interval:
+    """Share of ones among 0, 1 and NaN (left out).
+
+    Where all are alike every resample is too, and the bootstrap would promise certainty: then the interval is
+    Clopper and Pearson's (1934), with clusters for trials.
+    """
+    found = mean_interval(flags, clusters)
+    if found.clusters < 1 or found.value not in (0.0, 1.0):
+        return found
+    exact = stats.binomtest(round(found.value) * found.clusters, found.clusters).proportion_ci(0.95)
+    return Interval(found.value, float(exact.low), float(exact.high), found.n, found.clusters)
+
+
 @dataclass(frozen=True)
 class Paired:
     """Two methods on the same cases.

@@ -20,6 +20,7 @@ from neurovision.evaluation.scores import (
     mean_interval,
     paired,
     reliability,
+    share_interval,
 )
 
 POOLED = "all"  # of the verdict's table: every source but lgg_t1c, whose scans are the patients of lgg again
@@ -27,6 +28,15 @@ SPECKS = 30  # pixels: the mask of a tumor-free scan holds more than these
 STATED = 0.95  # sensitivity at which false alarms are read off
 NO_TUMOR = "no tumor"
 NO_TYPE = "none"
+
+TITLES = {
+    "figshare": "figshare",
+    "lgg": "LGG, FLAIR alone",
+    "lgg_t1c": "LGG, post-contrast T1 alone",
+    "navoneel": "navoneel",
+    "healthy": "healthy",
+    POOLED: "all",
+}
 
 Json = dict[str, Any]
 
@@ -38,7 +48,8 @@ CONVENTIONS = {
     "scored slices": "dice_scored also holds tumor-free slices on which something was drawn, at 0.",
     "patients": "patient_dice pools the pixels of all slices at hand of a patient, where the data set names patients.",
     "intervals": "95 %, percentile bootstrap of 1000 draws over patients; over slices where a data set names no patients "
-    "(figshare, navoneel, healthy), which is too narrow wherever one patient gave several.",
+    "(figshare, navoneel, healthy), which is too narrow wherever one patient gave several. Clopper and Pearson's where a "
+    "share is 0 or 1.",
     "verdict's mask": "The vote's mask, emptied where the verdict is no tumor.",
     "HD95": "Larger of the two directed 95th percentiles between outlines, in pixels.",
     "boundary F1": "Outline pixels within 2 pixels of the other outline.",
@@ -154,9 +165,9 @@ def _tumor_free(rows: list[Row], models: list[str]) -> Json:
     free = [r for r in rows if not r.tumor]
     return {
         "n": len(free),
-        "called_tumor": mean_interval([float(r.positive) for r in free], _clusters(free)).to_json(),
+        "called_tumor": share_interval([float(r.positive) for r in free], _clusters(free)).to_json(),
         "mask_over_30_px": {
-            m: mean_interval([float(r.masks[m].area > SPECKS) for r in free], _clusters(free)).to_json() for m in models
+            m: share_interval([float(r.masks[m].area > SPECKS) for r in free], _clusters(free)).to_json() for m in models
         },
     }
 
@@ -179,11 +190,11 @@ def _type_table(rows: list[Row], members: Sequence[str]) -> Json | None:
     labels = [*kinds, NO_TUMOR]
     by_model = {m: [float(r.masks[m].kind == r.label) for r in typed] for m in [*members, VOTE]}
     return {
-        "accuracy": mean_interval(right, clusters).to_json(),
-        "with_misses": mean_interval([float(a == r.label) for a, r in zip(said, typed, strict=True)], clusters).to_json(),
+        "accuracy": share_interval(right, clusters).to_json(),
+        "with_misses": share_interval([float(a == r.label) for a, r in zip(said, typed, strict=True)], clusters).to_json(),
         "labels": labels,
         "confusion": metrics.confusion_matrix([r.label for r in typed], said, labels=labels)[: len(kinds)].tolist(),
-        "members": {m: mean_interval(right, clusters).to_json() for m, right in by_model.items()},
+        "members": {m: share_interval(right, clusters).to_json() for m, right in by_model.items()},
     }
 
 
@@ -207,7 +218,7 @@ def _verdict_table(rows: Sequence[Row], threshold: float) -> Json:
         return bootstrap(figure, clusters, strata).to_json()
 
     def share(right: np.ndarray, of: np.ndarray) -> Json:
-        return mean_interval(np.where(of, right, np.nan), clusters).to_json()
+        return share_interval(np.where(of, right, np.nan), clusters).to_json()
 
     binned = reliability(truth, probability)
     return {

@@ -1,0 +1,207 @@
+"""``evaluation.json`` as text that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from neurovision.evaluation.measure import VERDICT, VOTE
+from neurovision.evaluation.summary import POOLED, SPECKS, STATED, TITLES
+
+CAPTIONS = {
+    "dice.png": "Dice on tumor slices. Box: quartiles; cross: mean.",
+    "type-confusion.png": "Annotated tumor type against the verdict's words.",
+    "verdict-roc.png": "ROC of the verdict; dots: the shipped threshold.",
+    "verdict-reliability.png": "Reliability of the verdict's probability; gray bars: how many scans.",
+    "uncertainty.png": "Wrong pixels by uncertainty.",
+    "training.png": "Tumor Dice while training, of single canvases.",
+}
+
+
+def figure(interval: dict[str, Any], digits: int = 3) -> str:
+    """``0.812 (0.79-0.83)``; a dash where undefined."""
+    if interval["value"] is None:
+        return "-"
+    text = f"{interval['value']:.{digits}f}"
+    return text if interval["low"] is None else f"{text} ({interval['low']:.{digits}f}-{interval['high']:.{digits}f})"
+
+
+def percent(interval: dict[str, Any]) -> str:
+    """``4.2 % (2.9-5.6)``; a dash where undefined."""
+    if interval["value"] is None:
+        return "-"
+    text = f"{100 * interval['value']:.1f} %"
+    return text if interval["low"] is None else f"{text} ({100 * interval['low']:.1f}-{100 * interval['high']:.1f})"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows: list[Sequence[str]] = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows) + "\n"
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """The whole report."""
+    parts = [_opening(result), _masks(result), _classes(result), _verdict(result), _against(result), _uncertainty(result)]
+    pictures = [f"![{CAPTIONS[f]}]({f})\n\n{CAPTIONS[f]}\n" for f in result["figures"]]
+    about = result["about"]
+    closing = ["## How it was counted\n", *[f"- **{k}**: {v}" for k, v in result["conventions"].items()], ""]
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if v)
+    closing.append(f"Weights `{about['weights'][:12]}`, engine {about['engine']} on {about['device']}; {versions}.\n")
+    return "\n".join([*(p for p in parts if p), "## Figures\n", *pictures, *closing])
+
+
+def _opening(result: dict[str, Any]) -> str:
+    about = result["about"]
+    lines = [
+        "# Evaluation",
+        "",
+        f"`{about['command']}`, {about['date']}. Members were trained on folds {_list(about['member_folds'])}, the vote and "
+        f"the verdict fitted on fold {about['vote_fold']}, everything below is fold {about['fold']}: {about['split']}. "
+        "Parentheses hold 95 % intervals.",
+        "",
+    ]
+    if not about["unseen"]:
+        lines += ["**These scans took part in fitting: the figures are not of unseen patients.**", ""]
+    if about["trial"]:
+        lines += ["**A trial on a few scans: not a result.**", ""]
+    scans = [
+        (TITLES[s], str(v["n"]), str(v["with_tumor"]), str(v["patients"] or "unknown"), str(v["rejected"]))
+        for s, v in result["scans"].items()
+    ]
+    return "\n".join(lines) + "\n" + table(("data set", "scans", "with tumor", "patients", "rejected"), scans)
+
+
+def _list(values: list[int] | None) -> str:
+    return ", ".join(map(str, values or ["?"]))
+
+
+def _masks(result: dict[str, Any]) -> str:
+    parts = ["## Masks\n"]
+    for source, models in result["masks"].items():
+        vote = models[VOTE]
+        patients = "patient_dice" in vote
+        overlap = [
+            [
+                _bold(name),
+                *(figure(m["dice"]), _median(m["dice"]), figure(m["iou"])),
+                *((figure(m["patient_dice"]), _median(m["patient_dice"])) if patients else ()),
+            ]
+            for name, m in models.items()
+        ]
+        rest = [
+            [
+                _bold(name),
+                *(figure(m[k]) for k in ("precision", "recall", "f1", "boundary_f1")),
+                f"{figure(m['hd95'], 1)}; {m['hd95_undefined']}",
+                figure(m["pixel_accuracy"], 4),
+            ]
+            for name, m in models.items()
+        ]
+        clusters = vote["dice"]["clusters"]
+        unit = f"of {clusters} patients" if patients else "patients unknown, so intervals are over slices and too narrow"
+        parts.append(f"### {TITLES[source]}\n\n{vote['dice']['n']} tumor slices, {unit}.\n")
+        parts.append(table(("", "Dice", "median", "IoU", *(("Dice per patient", "median") if patients else ())), overlap))
+        parts.append(table(("", "precision", "recall", "F1", "boundary F1", "HD95 px; undefined", "pixel accuracy"), rest))
+        lesions = vote["lesions"]
+        parts.append(
+            f"Of the vote: typed Dice {figure(vote['typed_dice'])}; Dice {figure(vote['dice_scored'])} where tumor-free "
+            f"slices with anything drawn count as 0. Lesions apart: {lesions['found']} of {lesions['annotated']} found, "
+            f"{lesions['false']} false, lesion Dice {figure(vote['lesion_dice'])}; "
+            f"{lesions['slices_with_several']} slices hold several, there {figure(lesions['lesion_dice_on_several'])}.\n"
+        )
+    return "\n".join(parts) if result["masks"] else ""
+
+
+def _bold(name: str) -> str:
+    return f"**{name}**" if name in (VOTE, VERDICT) else name
+
+
+def _median(interval: dict[str, Any]) -> str:
+    return "-" if interval["median"] is None else f"{interval['median']:.3f}"
+
+
+def _classes(result: dict[str, Any]) -> str:
+    lines = [
+        (TITLES[s], kind, str(m[VOTE]["dice"]["n"]), figure(m[VOTE]["dice"]), figure(m[VOTE]["typed_dice"]))
+        for s, kinds in result["by_class"].items()
+        for kind, m in kinds.items()
+    ]
+    if not lines:
+        return ""
+    types = [
+        (TITLES[s], str(t["accuracy"]["n"]), *map(percent, (t["accuracy"], t["with_misses"], *t["members"].values())))
+        for s, t in result["type"].items()
+    ]
+    members = next(iter(result["type"].values()))["members"]
+    head = ("data set", "scans", "type right", "a missed tumor counted as wrong", *(f"{m}'s mask" for m in members))
+    return "\n".join(
+        [
+            "## Types\n",
+            table(("data set", "type", "slices", "Dice of the vote", "typed Dice of the vote"), lines),
+            table(head, types),
+        ]
+    )
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    alarms = f"false_alarms_at_{STATED}_sensitivity"
+    lines = [
+        [
+            TITLES[s],
+            str(v["n"]),
+            figure(v["auc"]),
+            *(percent(v[k]) for k in ("accuracy", "sensitivity", "specificity")),
+            figure(v["ece"]),
+            percent(v[alarms]),
+        ]
+        for s, v in result["verdict"].items()
+    ]
+    rates = ("accuracy", "sensitivity", "specificity")
+    head = ("data set", "scans", "AUC", *rates, "ECE", f"false alarms at {STATED:.0%} sensitivity")
+    parts = ["## Verdict\n", f"Threshold {result['verdict'][POOLED]['threshold']:.3f}.\n", table(head, lines)]
+    if free := result["tumor_free"]:
+        rows = [
+            (
+                TITLES[s],
+                str(v["n"]),
+                percent(v["called_tumor"]),
+                *(percent(v["mask_over_30_px"][m]) for m in v["mask_over_30_px"] if m != VERDICT),
+            )
+            for s, v in free.items()
+        ]
+        models = [m for m in next(iter(free.values()))["mask_over_30_px"] if m != VERDICT]
+        parts += [
+            f"Tumor-free scans: called tumor by the verdict, and with more than {SPECKS} pixels of tumor in a mask.\n",
+            table(("data set", "scans", "verdict", *models), rows),
+        ]
+    return "\n".join(parts)
+
+
+def _against(result: dict[str, Any]) -> str:
+    lines = [
+        (
+            TITLES[s],
+            f"{v['best_member']}, {v['best_dice']:.3f}",
+            f"{v['vote_dice']:.3f}",
+            figure(v["difference"]),
+            f"{v['wilcoxon_p']:.2g}",
+        )
+        for s, v in result["vote_against_best"].items()
+    ]
+    if not lines:
+        return ""
+    head = ("data set", "best single member, Dice", "vote, Dice", "difference", "Wilcoxon p")
+    return "## The vote against its best single member\n\n" + table(head, lines)
+
+
+def _uncertainty(result: dict[str, Any]) -> str:
+    u = result["uncertainty"]
+    if not u:
+        return ""
+    cells = [f"{100 * e:.2f} %" for e in u["error_rate"]]
+    auc = "-" if u["auc_of_finding_errors"] is None else f"{u['auc_of_finding_errors']:.3f}"
+    return (
+        f"## Uncertainty\n\nShare of wrong pixels in tenths of rising uncertainty, {u['pixels']} pixels of the head; as a "
+        f"detector of wrong pixels its AUC is {auc}.\n\n" + table([str(k) for k in range(1, 11)], [cells])
+    )
