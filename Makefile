@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint docs clean
 
 run: $(VENV)/.product
 	$(BIN)/python app.py
@@ -25,6 +25,9 @@ $(VENV)/.product: requirements.txt pyproject.toml
 $(VENV)/.dev: $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/readme.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,57 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from neurovision.cli import app
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_blocks_are_current():
+    text = (ROOT / "README.md").read_text()
+    assert load(ROOT / "docs" / "readme.py").render(text) == text, "run: python docs/readme.py"
+
+
+def test_readme_names_only_real_commands():
+    known = set(re.findall(r"^[│|] ([a-z-]+) ", CliRunner().invoke(app, ["--help"], terminal_width=200).output, re.M))
+    named = set(re.findall(r"neurovision ([a-z]+)\b", (ROOT / "README.md").read_text()))
+    commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {g.name for g in app.registered_groups}
+    assert known and known <= commands
+    assert {"predict", "train", "stack", "evaluate", "data"} <= named & commands
+
+
+def test_readme_images_exist():
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / path).is_file(), path
+
+
+def test_makefile_has_the_promised_targets():
+    text = (ROOT / "Makefile").read_text()
+    assert re.search(r"^run:", text, re.M) and re.search(r"^test:", text, re.M)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_examples_are_small_pictures_of_every_kind():
+    names = {p.stem for p in (ROOT / "examples").glob("*.png")}
+    for kind in ("healthy", "glioma", "meningioma", "pituitary"):
+        assert any(kind in n for n in names), kind
+
+
+def test_the_space_front_matter_fits_the_pins():
+    front = (ROOT / "README.md").read_text().split("---")[1]
+    pins = (ROOT / "requirements.txt").read_text()
+    assert f"gradio=={re.search(r'sdk_version: (.+)', front)[1]}" in pins
+    assert (ROOT / re.search(r"app_file: (.+)", front)[1]).is_file()
