@@ -5,7 +5,7 @@ from neurovision.training.recipes import Phase, Recipe
 RECIPE = Recipe(
     "dgnet",
     config={"width": 16},
-    phases=(Phase(128, 3, 2e-3), Phase(160, 1, 8e-4)),
+    phases=(Phase(128, 2, 2e-3), Phase(160, 1, 8e-4)),
     batch=8,
     epoch_scans=2000,
     schedule="cosine",
