@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from neurovision.evaluation.measure import VERDICT, VOTE
-from neurovision.evaluation.summary import POOLED, SPECKS, STATED, TITLES
+from neurovision.evaluation.scores import FOUND
+from neurovision.evaluation.summary import POOLED, POOR, SPECKS, STATED, TITLES
 
 CAPTIONS = {
     "dice.png": "Dice on tumor slices. Box: quartiles; cross: mean.",
@@ -36,13 +37,15 @@ def percent(interval: dict[str, Any]) -> str:
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    rows: list[Sequence[str]] = [head, ["---"] * len(head), *lines]
+    rule = ["---" for _ in head]
+    rows: list[Sequence[str]] = [head, rule, *lines]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows) + "\n"
 
 
 def to_markdown(result: dict[str, Any]) -> str:
     """The whole report."""
-    parts = [_opening(result), _masks(result), _classes(result), _verdict(result), _against(result), _uncertainty(result)]
+    parts = [_opening(result), _masks(result), _classes(result), _verdict(result), _against(result)]
+    parts += [_failures(result), _uncertainty(result)]
     pictures = [f"![{CAPTIONS[f]}]({f})\n\n{CAPTIONS[f]}\n" for f in result["figures"]]
     about = result["about"]
     closing = ["## How it was counted\n", *[f"- **{k}**: {v}" for k, v in result["conventions"].items()], ""]
@@ -73,7 +76,7 @@ def _opening(result: dict[str, Any]) -> str:
 
 
 def _list(values: list[int] | None) -> str:
-    return ", ".join(map(str, values or ["?"]))
+    return ", ".join(map(str, values)) if values else "unknown"
 
 
 def _masks(result: dict[str, Any]) -> str:
@@ -193,6 +196,19 @@ def _against(result: dict[str, Any]) -> str:
         return ""
     head = ("data set", "best single member, Dice", "vote, Dice", "difference", "Wilcoxon p")
     return "## The vote against its best single member\n\n" + table(head, lines)
+
+
+def _failures(result: dict[str, Any]) -> str:
+    lines = []
+    for source, failed in result["failures"].items():
+        quarters = [f"{figure(q['dice'])}; {q['from_px']}-{q['to_px']} px" for q in failed["by_area"]]
+        shares = (percent(failed["missed"]), percent(failed["poor"]))
+        lines.append([TITLES[source], *shares, *quarters, *[""] * (4 - len(quarters))])
+    if not lines:
+        return ""
+    sizes = ("smallest quarter", "second", "third", "largest")
+    head = ("data set", f"missed (Dice < {FOUND})", f"poor (Dice < {POOR})", *(f"Dice, {q}" for q in sizes))
+    return "## Where the vote fails\n\n" + table(head, lines)
 
 
 def _uncertainty(result: dict[str, Any]) -> str:

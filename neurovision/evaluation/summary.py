@@ -11,6 +11,7 @@ from sklearn import metrics
 from neurovision.classes import TUMORS
 from neurovision.evaluation.measure import VERDICT, VOTE, Row
 from neurovision.evaluation.scores import (
+    FOUND,
     MASK_SCORES,
     Counts,
     auc,
@@ -25,6 +26,7 @@ from neurovision.evaluation.scores import (
 
 POOLED = "all"  # of the verdict's table: every source but lgg_t1c, whose scans are the patients of lgg again
 SPECKS = 30  # pixels: the mask of a tumor-free scan holds more than these
+POOR = 0.5  # Dice: below, a reader would have to draw the tumor anew
 STATED = 0.95  # sensitivity at which false alarms are read off
 NO_TUMOR = "no tumor"
 NO_TYPE = "none"
@@ -85,6 +87,7 @@ def summarize(rows: Sequence[Row], members: Sequence[str], threshold: float) -> 
         "type": {s: table for s, rs in by_source.items() if (table := _type_table(rs, members)) is not None},
         "verdict": {s: _verdict_table(rs, threshold) for s, rs in apart.items()},
         "vote_against_best": {s: _against_best(rs, members) for s, rs in with_tumor.items()},
+        "failures": {s: _failures(rs) for s, rs in with_tumor.items()},
         "uncertainty": _uncertainty([r for r in rows if r.source != "lgg_t1c"]),
         "milliseconds_median": _number(np.median([r.milliseconds for r in rows])),
     }
@@ -247,6 +250,26 @@ def _against_best(rows: list[Row], members: Sequence[str]) -> Json:
         "best_dice": _number(np.mean(dice[best])),
         "vote_dice": _number(np.mean(dice[VOTE])),
         **paired(dice[VOTE], dice[best], _clusters(rows)).to_json(),
+    }
+
+
+def _failures(rows: list[Row]) -> Json:
+    """Where the vote fails: how often a slice's tumor is missed or poorly drawn, and Dice by quarters of tumor area."""
+    dice = np.array([r.masks[VOTE].scores["dice"] for r in rows])
+    clusters = _clusters(rows)
+    areas = np.array([r.masks[VOTE].counts[0] + r.masks[VOTE].counts[2] for r in rows])
+    quarters = [q for q in np.array_split(np.argsort(areas, kind="stable"), 4) if len(q)]
+    return {
+        "missed": share_interval((dice < FOUND).astype(float), clusters).to_json(),
+        "poor": share_interval((dice < POOR).astype(float), clusters).to_json(),
+        "by_area": [
+            {
+                "from_px": int(areas[q].min()),
+                "to_px": int(areas[q].max()),
+                "dice": mean_interval(dice[q], [clusters[k] for k in q]).to_json(),
+            }
+            for q in quarters
+        ],
     }
 
 

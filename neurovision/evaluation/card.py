@@ -1,0 +1,269 @@
+"""The model card and data statement, drawn from the weights' manifest and ``evaluation.json``: no figure is typed here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurovision.ensemble.weights import Manifest, load_manifest
+from neurovision.errors import DataError
+from neurovision.evaluation.measure import VOTE
+from neurovision.evaluation.report import figure, percent, table
+from neurovision.evaluation.summary import POOLED, TITLES
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+NAME = "neurovision"
+LGG = "lgg"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One training set's statement.
+
+    Attributes:
+        title: Its name.
+        origin: Who made it, where it is.
+        license: Its terms.
+        holds: What is in it.
+        used: What it teaches.
+    """
+
+    title: str
+    origin: str
+    license: str
+    holds: str
+    used: str
+
+
+DATA = {
+    "figshare": DataSource(
+        "Brain tumor dataset",
+        "Cheng 2017, doi 10.6084/m9.figshare.1512427; two hospitals in China, 2005 to 2010",
+        "CC BY 4.0",
+        "3,064 contrast-enhanced T1 slices in three views of 233 patients, each with a meningioma, glioma or pituitary "
+        "tumor drawn; no healthy slice, no age or sex",
+        "members, vote, verdict; whole folds of the authors' patient-wise split",
+    ),
+    LGG: DataSource(
+        "LGG segmentation dataset",
+        "Buda 2019, from The Cancer Imaging Archive's TCGA-LGG; five institutions in the USA",
+        "CC BY-NC-SA 4.0",
+        "axial FLAIR slices, and T1 before and after contrast, of 110 patients with a low-grade glioma; the FLAIR "
+        "abnormality drawn",
+        "members, vote, verdict; one sequence at a time",
+    ),
+    "navoneel": DataSource(
+        "Brain MRI images for brain tumor detection",
+        "Chakrabarty 2019, Kaggle",
+        "none stated",
+        "253 pictures of mixed origin, view and sequence with a yes or no for the whole picture; some are wrong",
+        "verdict; tumor-free pictures also as negatives for the members and the vote",
+    ),
+    "healthy": DataSource(
+        "'notumor' of the brain tumor MRI dataset",
+        "Nickparvar 2021, Kaggle",
+        "CC0",
+        "pictures without a tumor, many sequences and views; a few labels are wrong",
+        "negatives for members, vote and verdict",
+    ),
+}
+
+NON_COMMERCIAL = """LGG's scans and masks come under CC BY-NC-SA 4.0. Whether weights learned from them are an adaptation in
+the sense of that license is not settled; this project reads it the careful way. **These weights are therefore offered
+under CC BY-NC-SA 4.0**: name the sources, use them for no commercial purpose, pass on what you derive from them under the
+same terms. The code stays MIT. `neurovision train NAME --without-lgg` for every member and `neurovision stack` make a set of
+weights that LGG never touched."""
+
+COMMERCIAL = """LGG took no part in these weights, so its non-commercial terms do not reach them; figshare's CC BY 4.0 asks
+to name the source."""
+
+
+def write_card(weights: Path | None, evaluation: Path, out: Path) -> Path:
+    """Write the card.
+
+    Args:
+        weights: Weights folder; the shipped one by default.
+        evaluation: ``evaluation.json`` of these very weights.
+        out: The file to write, ``docs/MODEL_CARD.md``.
+
+    Raises:
+        DataError: There is no such file, or it measured other weights, seen scans or a trial's few.
+        WeightsError: The manifest cannot be read.
+    """
+    if not evaluation.is_file():
+        raise DataError(f"The card takes its figures from {evaluation.name}; run 'neurovision evaluate' first.")
+    manifest = load_manifest(weights)
+    result = json.loads(evaluation.read_text())
+    about = result["about"]
+    if about["weights"] != manifest.digest:
+        raise DataError(
+            f"{evaluation.name} measured the weights {about['weights'][:12]}, not these ({manifest.digest[:12]}); "
+            "run 'neurovision evaluate' again."
+        )
+    if about["trial"] or not about["unseen"]:
+        raise DataError("A card needs a whole fold that took no part in fitting; run 'neurovision evaluate' on one.")
+    out.write_text(card(manifest, result))
+    return out
+
+
+def card(manifest: Manifest, result: dict[str, Any]) -> str:
+    """The card's text: YAML head of the Hugging Face Hub, then Markdown."""
+    sources = manifest.training["sources"]
+    parts = [
+        f"---\n{_head(manifest, result)}\n---\n",
+        f"# {NAME}\n",
+        "Five compact Keras segmenters read one slice of a brain MRI, a random forest and gradient-boosted trees vote on "
+        "every pixel, and a calibrated model gives the verdict: tumor or none, where, how large, and of which type. "
+        "**A research tool, not a medical device.**\n",
+        _members(manifest),
+        _use(),
+        "## Training data\n",
+        table(
+            ("data set", "origin", "license", "holds", "used for"),
+            [(f"{s}: {d.title}", d.origin, d.license, d.holds, d.used) for s, d in DATA.items() if s in sources],
+        ),
+        f"Split: {manifest.training['split']}. Members: folds {', '.join(map(str, manifest.training['member_folds']))}; "
+        f"vote and verdict: fold {manifest.training['vote_fold']}. Phantoms, which the project draws itself, are mixed in.\n",
+        "### Terms of the weights\n",
+        (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",
+        _figures(result),
+        _limits(result),
+    ]
+    return "\n".join(parts)
+
+
+def _head(manifest: Manifest, result: dict[str, Any]) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        language="en",
+        license=manifest.training["license"].lower().replace(" ", "-"),
+        library_name="keras",
+        pipeline_tag="image-segmentation",
+        tags=["medical-imaging", "mri", "brain-tumor", "image-segmentation", "ensemble", "research-only"],
+        metrics=["dice", "roc_auc", "accuracy"],
+        model_name=NAME,
+        eval_results=_eval_results(result),
+    )
+    return str(data.to_yaml())
+
+
+def _eval_results(result: dict[str, Any]) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    split = f"fold {result['about']['fold']}, patients unseen"
+
+    def one(task: str, source: str, metric: str, name: str, interval: dict[str, Any]) -> EvalResult:
+        return EvalResult(
+            task_type=task, dataset_type=source, dataset_name=TITLES[source], dataset_split=split, metric_type=metric,
+            metric_name=name, metric_value=interval["value"],
+        )  # fmt: skip
+
+    found = []
+    for source, models in result["masks"].items():
+        found.append(one("image-segmentation", source, "dice", "Dice, tumor slices", models[VOTE]["dice"]))
+        if "patient_dice" in models[VOTE]:
+            name = "Dice per patient, slices pooled"
+            found.append(one("image-segmentation", source, "dice", name, models[VOTE]["patient_dice"]))
+    for source, scores in result["verdict"].items():
+        if scores["auc"]["value"] is not None and source != POOLED:
+            found.append(one("image-classification", source, "roc_auc", "AUC of the verdict", scores["auc"]))
+    for source, types in result["type"].items():
+        found.append(one("image-classification", source, "accuracy", "Tumor type", types["accuracy"]))
+    return found
+
+
+def _members(manifest: Manifest) -> str:
+    rows = [
+        (m.name, f"{m.parameters:,}", ", ".join(f"{k} {v}" for k, v in m.config.items()) or "published size", m.sha256[:12])
+        for m in manifest.members
+    ]
+    size = manifest.size
+    return (
+        "## Members\n\n" + table(("member", "parameters", "variant", "sha256"), rows) + "\nEach reads one gray slice, the "
+        f"head cropped onto {size} x {size} pixels, and gives five classes: air, healthy head, glioma, meningioma, "
+        f"pituitary tumor. Manifest `{manifest.digest[:12]}`, trained {manifest.training['date']}.\n"
+    )
+
+
+def _use() -> str:
+    return """## Intended use
+
+For research, teaching and demonstrations on brain MRI that is already in hand and de-identified: to look at what an
+ensemble of segmenters agrees and disagrees on, and as a baseline measured on patients it has never seen.
+
+**Not for** diagnosis, triage, treatment or any decision about a person; not for children, for CT or other organs, for
+postoperative scans, metastases or any lesion beside the three types, none of which it was trained or measured on. It has no
+regulatory clearance.
+"""
+
+
+def _figures(result: dict[str, Any]) -> str:
+    about = result["about"]
+    masks = [
+        (
+            TITLES[s],
+            str(m[VOTE]["dice"]["n"]),
+            figure(m[VOTE]["dice"]),
+            figure(m[VOTE]["patient_dice"]) if "patient_dice" in m[VOTE] else "patients unknown",
+            figure(m[VOTE]["hd95"], 1),
+            percent(result["type"][s]["accuracy"]) if s in result["type"] else "-",
+        )
+        for s, m in result["masks"].items()
+    ]
+    verdict = [
+        (
+            TITLES[s],
+            str(v["n"]),
+            figure(v["auc"]),
+            *(percent(v[k]) for k in ("accuracy", "sensitivity", "specificity")),
+            figure(v["ece"]),
+        )
+        for s, v in result["verdict"].items()
+    ]
+    best = [
+        (TITLES[s], v["best_member"], f"{v['best_dice']:.3f}", f"{v['vote_dice']:.3f}", figure(v["difference"]))
+        for s, v in result["vote_against_best"].items()
+    ]
+    parts = [
+        "## Figures\n",
+        f"Fold {about['fold']}, which took no part in fitting members, vote or verdict; `{about['command']}`, "
+        f"{about['date']}. Parentheses hold 95 % bootstrap intervals, over patients where they are known "
+        "and else over slices, which is too narrow. Every other figure, and how each is counted, is in the evaluation's own report.\n",
+        "The vote's mask, in the file's own pixels:\n",
+        table(("data set", "tumor slices", "Dice", "Dice per patient", "HD95 px", "type right"), masks),
+        "The verdict:\n",
+        table(("data set", "scans", "AUC", "accuracy", "sensitivity", "specificity", "ECE"), verdict),
+        "The vote against the best single member, Dice:\n",
+        table(("data set", "member", "member's", "vote's", "difference"), best),
+    ]
+    return "\n".join(parts)
+
+
+def _limits(result: dict[str, Any]) -> str:
+    lines = [
+        "## Limits\n",
+        "- Two dimensions: every slice is read by itself, nothing is smoothed over a volume.",
+        "- One fold of the training sets' own hospitals and scanners; no outside hospital has been measured.",
+        "- figshare holds no tumor-free slice, so what is known of false alarms comes from the other sources. The pooled "
+        "row of the verdict mixes sources that differ in more than the tumor: read the rows of single sources.",
+        "- Age, sex, origin and scanner of most patients are unknown, so no figure by group can be given.",
+    ]
+    for source, failed in result["failures"].items():
+        small, large = failed["by_area"][0], failed["by_area"][-1]
+        lines.append(
+            f"- {TITLES[source]}: {percent(failed['missed'])} of the tumor slices are missed and {percent(failed['poor'])} "
+            f"drawn with a Dice under one half. Dice is {figure(small['dice'])} in the quarter with the smallest tumors "
+            f"({small['from_px']}-{small['to_px']} px) and {figure(large['dice'])} in that with the largest."
+        )
+    for source, free in result["tumor_free"].items():
+        called = percent(free["called_tumor"])
+        lines.append(f"- {TITLES[source]}: {called} of {free['n']} tumor-free scans are called tumor.")
+    for source, scans in result["scans"].items():
+        if scans["rejected"]:
+            lines.append(f"- {TITLES[source]}: {scans['rejected']} of {scans['n']} real scans are refused as unreadable.")
+    return "\n".join(lines) + "\n"
