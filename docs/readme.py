@@ -47,9 +47,7 @@ def scores() -> str:
         table(
             ("verdict", "scans", "AUC", "sensitivity", "specificity"),
             [
-                (
-                    source, str(v["n"]), figure(v["auc"]), percent(v["sensitivity"]), percent(v["specificity"]),
-                )  # fmt: skip
+                (source, str(v["n"]), figure(v["auc"]), percent(v["sensitivity"]), percent(v["specificity"]))
                 for source, v in result["verdict"].items()
             ],
         ),

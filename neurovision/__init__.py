@@ -15,7 +15,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {"Analyzer": "neurovision.ensemble.pipeline", "read": "neurovision.scan.read"}
-__all__ = ["Analyzer", "__version__", "read"]  # noqa: F822 - loaded on first use, so that the command starts at once
+__all__ = ["Analyzer", "__version__", "read"]  # the first and last are loaded on first use
 
 
 def __getattr__(name: str) -> Any:

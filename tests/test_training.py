@@ -105,7 +105,7 @@ class TestAugment:
         study, truth = phantom("glioma", 1, 96)
         for seed in range(30):
             p, t = augment(study.gray(), truth, np.random.default_rng(seed))
-            assert p.dtype == np.float32 and 0 <= p.min() and p.max() <= 1
+            assert p.dtype == np.float32 and p.min() >= 0 and p.max() <= 1
             assert t.dtype == np.uint8 and set(np.unique(t)) <= {0, 1, 2}
 
     def test_picture_and_truth_move_together(self):
