@@ -179,3 +179,15 @@ def _load(file: Path) -> bytes:
     except OSError as e:
         raise DamagedScan(f"{file.name}: the file cannot be opened ({e.strerror}).") from e
 
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files behind a scan that :func:`read` takes: the file itself, or the files of a folder's DICOM series."""
+    if not path.is_dir():
+        return (path,)
+    dicom = [f for f in _scan_files(path) if sniff(_head(f)) == "DICOM"]
+    if not dicom:
+        return tuple(_scan_files(path))
+    from neurovision.scan.dicom import group_dicom
+
+    return group_dicom(dicom)[0]
