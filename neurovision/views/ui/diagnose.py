@@ -18,7 +18,7 @@ from neurovision.scan.study import Study
 from neurovision.views.examples import EXAMPLES, FOLDER
 from neurovision.views.overlay import gray_rgb, heat
 from neurovision.views.ui import parts
-from neurovision.views.ui.room import MODELS, Case, Room, speaks
+from neurovision.views.ui.room import MODELS, Case, Room, require, speaks
 
 VIEWS = ("Overlay", "Before and after", "Uncertainty", "Tumor probability")
 STYLES = ("Fill", "Contour")
@@ -195,10 +195,8 @@ def build(room: Room) -> gr.State:
     @speaks
     def show_slice(case: Case | None, number: float, view: str, style: str, opacity: float) -> list[Any]:
         """Analyze another slice of the open scan, counted from 1."""
-        if case is None:
-            raise UnsupportedScan("There is no scan yet; drop a file or pick an example.")
-        index = min(max(int(number), 1), case.study.n_slices) - 1
-        moved = Case(case.study, room.analyzer().analyze(case.study, index))
+        study = require(case).study
+        moved = Case(study, room.analyzer().analyze(study, min(max(int(number), 1), study.n_slices) - 1))
         return describe(room, moved, (view, style, opacity))
 
     @speaks

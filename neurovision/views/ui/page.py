@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from neurovision import __version__
-from neurovision.views.ui import diagnose, look, parts
+from neurovision.views.ui import batch, compare, diagnose, explain, look, models, parts, report, volume
 from neurovision.views.ui.room import MAX_UPLOAD, Room
 
 if TYPE_CHECKING:
@@ -48,7 +48,19 @@ def build(room: Room) -> gr.Blocks:
         status = gr.HTML(_status("nv-wait", "The models are loading; you may open a scan meanwhile."))
         with gr.Tabs():
             with gr.Tab("Diagnose", id="diagnose"):
-                diagnose.build(room)
+                case = diagnose.build(room)
+            with gr.Tab("Compare", id="compare") as tab:
+                compare.build(case, tab)
+            with gr.Tab("Explain", id="explain") as tab:
+                explain.build(room, case, tab)
+            with gr.Tab("Volume", id="volume"):
+                volume.build(room, case)
+            with gr.Tab("Batch", id="batch"):
+                batch.build(room)
+            with gr.Tab("Models", id="models") as tab:
+                models.build(room, tab)
+            with gr.Tab("Report", id="report") as tab:
+                report.build(room, case, tab)
 
         def loaded() -> str:
             """Wait for the models; tell the device, the networks and the weights."""

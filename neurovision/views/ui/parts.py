@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from neurovision.classes import BY_KEY, TUMORS, PixelClass
-from neurovision.ensemble.findings import Findings, Region
+from neurovision.ensemble.findings import Findings
 from neurovision.segmenters import card as segmenter_card
+from neurovision.views.report import region_sizes
 
 _ICONS = {
     "tumor": '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="3.5" fill="currentColor"/>',
@@ -165,19 +166,13 @@ def regions_table(findings: Findings) -> str:
         return empty("No region is marked on this slice.")
     metric = findings.spacing is not None
     unit = "mm" if metric else "px"
-    rows = [[str(i), type_cell(r.type), *_sizes(r), r.side] for i, r in enumerate(findings.regions, 1)]
+    rows = []
+    for i, r in enumerate(findings.regions, 1):
+        area, longest, across = region_sizes(r)
+        rows.append([str(i), type_cell(r.type), f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
     note = "" if metric else '<p class="nv-fine">This file gives no pixel spacing, so sizes are in pixels.</p>'
     head = ["##", "Type", f"#Area ({unit}²)", f"#Longest ({unit})", f"#Across ({unit})", "Side"]
     return table("Regions on this slice", head, rows) + note
-
-
-def _sizes(region: Region) -> tuple[str, str, str]:
-    """Area, longest and perpendicular diameter, in millimeters where they are known."""
-    if region.area_mm2 is None or region.longest_diameter_mm is None or region.perpendicular_diameter_mm is None:
-        area, longest, across = float(region.area_px), region.longest_diameter_px, region.perpendicular_diameter_px
-    else:
-        area, longest, across = region.area_mm2, region.longest_diameter_mm, region.perpendicular_diameter_mm
-    return f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}"
 
 
 def members_table(findings: Findings) -> str:

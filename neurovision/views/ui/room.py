@@ -15,15 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import gradio as gr
 
+from neurovision.ensemble.engine import load_member
 from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.errors import NeurovisionError
+from neurovision.ensemble.weights import Manifest, MemberEntry
+from neurovision.errors import ModelError, NeurovisionError, UnsupportedScan
 from neurovision.scan.phantom import phantom
 from neurovision.scan.study import Study
+
+if TYPE_CHECKING:
+    import keras
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +55,33 @@ class Case:
     findings: Findings
 
 
+def require(case: Case | None) -> Case:
+    """The open case.
+
+    Raises:
+        UnsupportedScan: None is open.
+    """
+    if case is None:
+        raise UnsupportedScan("No scan is open; drop a file in Diagnose or pick an example there.")
+    return case
+
+
 class Room:
     """The models and the private folder. It knows nothing of any visitor.
 
     Args:
         load: Makes the analyzer; called once, in a thread, so that the page answers while the models load.
+        build: Makes one member as a Keras model, for what looks inside a network.
     """
 
-    def __init__(self, load: Callable[[], Analyzer] = Analyzer.load) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Analyzer] = Analyzer.load,
+        build: Callable[[MemberEntry, Manifest], keras.Model] = load_member,
+    ) -> None:
         self.folder = _private_folder()
-        self._load, self._ready = load, threading.Event()
+        self._load, self._build, self._ready = load, build, threading.Event()
+        self._members: dict[str, keras.Model] = {}
         self._analyzer: Analyzer | None = None
         self._error = ""
         self.seconds = 0.0
@@ -79,6 +101,21 @@ class Room:
         if self._analyzer is None:
             raise gr.Error(self._error, duration=None, print_exception=False)
         return self._analyzer
+
+    def member(self, name: str) -> keras.Model:
+        """One member by itself, built when first asked for.
+
+        Raises:
+            ModelError: No member has that name.
+            WeightsError: Its weights cannot be used.
+        """
+        manifest = self.analyzer().manifest
+        entry = next((m for m in manifest.members if m.name == name), None)
+        if entry is None:
+            raise ModelError(f"No network is called {name!r}; choose one of {', '.join(m.name for m in manifest.members)}.")
+        if name not in self._members:
+            self._members[name] = self._build(entry, manifest)
+        return self._members[name]
 
     def new_file(self, name: str) -> Path:
         """A path for a file to hand out, in a folder of its own, swept later."""

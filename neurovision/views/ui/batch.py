@@ -1,0 +1,177 @@
+"""Batch: many files at once; one bad file never spoils the rest."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+
+from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.pipeline import Analyzer
+from neurovision.ensemble.volume import VolumeFindings, analyze_volume
+from neurovision.errors import NeurovisionError, ScanTooLarge
+from neurovision.scan.read import group_scans, read_files
+from neurovision.views.report import summary_row, volume_row, write_csv
+from neurovision.views.ui import parts
+from neurovision.views.ui.room import MODELS, Room, speaks
+
+MAX_TOTAL = 2 * 1024**3  # bytes of one batch
+PROGRESS = gr.Progress()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One scan of a batch.
+
+    Attributes:
+        stem: What its files in the ZIP are called; no two are alike.
+        row: Its row in the CSV.
+        findings: Of a picture, or None.
+        volume: Of a volume, or None.
+    """
+
+    stem: str
+    row: dict[str, Any]
+    findings: Findings | None = None
+    volume: VolumeFindings | None = None
+
+
+def analyze_all(
+    analyzer: Analyzer, paths: Sequence[Path], tell: Callable[[int, int], None] = lambda done, total: None
+) -> list[Outcome]:
+    """Analyze files, DICOM series together, in order of falling tumor probability; unread ones come last.
+
+    Args:
+        analyzer: The loaded ensemble.
+        paths: Files in any mixture.
+        tell: Called with ``(scans done, scans)``.
+
+    Raises:
+        ScanTooLarge: More than MAX_TOTAL bytes, or too many files.
+    """
+    size = sum(p.stat().st_size for p in paths)
+    if size > MAX_TOTAL:
+        raise ScanTooLarge(f"A batch may have {MAX_TOTAL >> 20} MB; received {size >> 20} MB, split it.")
+    groups = group_scans(paths)
+    outcomes: list[Outcome] = []
+    used: set[str] = set()
+    for done, group in enumerate(groups):
+        tell(done, len(groups))
+        outcomes.append(_analyze(analyzer, group, _free(group[0].stem, used)))
+    return sorted(outcomes, key=lambda o: -(o.row["tumor_probability"] if o.row["tumor_probability"] != "" else -1))
+
+
+def _analyze(analyzer: Analyzer, group: tuple[Path, ...], stem: str) -> Outcome:
+    try:
+        study = read_files(group)
+        if study.n_slices > 1:
+            volume = analyze_volume(analyzer, study)
+            return Outcome(stem, volume_row(volume), volume=volume)
+        findings = analyzer.analyze(study)
+        return Outcome(stem, summary_row(findings), findings)
+    except NeurovisionError as e:
+        reason = str(e).removeprefix(f"{group[0].name}: ")
+        row = {**dict.fromkeys(_COLUMNS, ""), "scan": group[0].name, "status": "unreadable", "reason": reason}
+        return Outcome(stem, row)
+
+
+_COLUMNS = (
+    "scan", "slice", "status", "reason", "verdict", "tumor_probability", "threshold", "tumor_type", "p_glioma",
+    "p_meningioma", "p_pituitary", "tumor_area_px", "tumor_area_mm2", "tumor_volume_ml", "regions",
+    "longest_diameter_px", "longest_diameter_mm", "disagreement", "weights", "warnings",
+)  # fmt: skip
+
+
+def _free(stem: str, used: set[str]) -> str:
+    name, number = stem, 1
+    while name in used:
+        number += 1
+        name = f"{stem}-{number}"
+    used.add(name)
+    return name
+
+
+def write_zip(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Write JSON, mask and overlay of every scan, and the table, into one archive."""
+    table = path.with_name("batch.csv")
+    write_csv([{k: o.row.get(k, "") for k in _COLUMNS} for o in outcomes], table)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(table, table.name)
+        for o in outcomes:
+            said = o.findings or o.volume
+            if said is not None:
+                archive.writestr(f"{o.stem}.json", json.dumps(said.to_json(), indent=1))
+            if o.findings is not None:
+                archive.writestr(f"{o.stem}.mask.png", _png(o.findings.mask))
+                archive.writestr(f"{o.stem}.overlay.png", _png(o.findings.overlay()[..., ::-1]))
+
+
+def _png(picture: np.ndarray) -> bytes:
+    data: bytes = cv2.imencode(".png", picture)[1].tobytes()
+    return data
+
+
+def batch_table(outcomes: Sequence[Outcome]) -> str:
+    """The verdicts, likeliest tumor first, then what could not be read and why."""
+    words = {"tumor": "Tumor detected", "no tumor": "No tumor detected"}
+    rows = []
+    for o in outcomes:
+        p = o.row["tumor_probability"]
+        verdict = words.get(o.row["verdict"], "Not a brain MRI" if o.row["status"] == "rejected" else "Cannot be read")
+        rows.append(
+            [
+                escape(str(o.row["scan"])), verdict, "" if p == "" else parts.percent(float(p)),
+                parts.type_cell(o.row["tumor_type"] or None) if o.row["tumor_type"] else "",
+                str(o.row["tumor_area_px"]), f'<span class="nv-wrap">{escape(str(o.row["reason"]))}</span>',
+            ]
+        )  # fmt: skip
+    head = ["Scan", "Verdict", "#Probability", "Type", "#Area (px)", "Reason"]
+    return parts.table("Scans, likeliest tumor first", head, rows)
+
+
+def build(room: Room) -> None:
+    """Lay out the tab."""
+    files = gr.File(label="Scans: pictures, DICOM series, NIfTI", file_count="multiple", height=170, elem_id="batch-files")
+    run = gr.Button("Analyze all", variant="primary", elem_id="batch-run")
+    summary = gr.HTML()
+    table = gr.HTML(parts.empty("Verdicts will be listed here, likeliest tumor first."), elem_id="batch-table")
+    results = gr.File(
+        label="CSV table and ZIP of all results", file_count="multiple", interactive=False, height=120,
+        elem_id="batch-results",
+    )  # fmt: skip
+
+    @speaks
+    def batch(files: list[str] | None, progress: gr.Progress = PROGRESS) -> list[Any]:
+        """Analyze many files; returns a summary, a table, and a CSV and a ZIP with all results."""
+        if not files:
+            raise NeurovisionError("There is no file yet; add some first.")
+        progress(0, desc="Waiting for the models")
+        analyzer = room.analyzer()
+
+        def tell(done: int, total: int) -> None:
+            progress((done, total), desc="Analyzing", unit="scans")
+
+        outcomes = analyze_all(analyzer, [Path(f) for f in files], tell)
+        archive = room.new_file("neurovision-batch.zip")
+        write_zip(outcomes, archive)
+        count = {v: sum(o.row["verdict"] == v for o in outcomes) for v in ("tumor", "no tumor", "")}
+        figures = parts.facts(
+            [
+                ("scans", str(len(outcomes))), ("tumor detected", str(count["tumor"])),
+                ("no tumor detected", str(count["no tumor"])), ("not read", str(count[""])),
+            ]
+        )  # fmt: skip
+        return [figures, batch_table(outcomes), [str(archive.with_name("batch.csv")), str(archive)]]
+
+    run.click(
+        batch, files, [summary, table, results], api_name="batch", concurrency_id=MODELS, concurrency_limit=1,
+        show_progress_on=[table],
+    )  # fmt: skip

@@ -1,0 +1,130 @@
+"""Compare: every network's mask beside the vote, and all of them against a ground truth."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+
+from neurovision.classes import FIRST_TUMOR
+from neurovision.ensemble.findings import Findings
+from neurovision.evaluation.scores import mask_scores
+from neurovision.scan.masks import Truth, read_mask
+from neurovision.views.overlay import AGREED, EXTRA, MISSED, difference
+from neurovision.views.ui import parts
+from neurovision.views.ui.diagnose import STYLES, draw_mask, to_screen
+from neurovision.views.ui.room import Case, speaks
+
+VOTE = "vote"
+COLUMNS = ("dice", "iou", "precision", "recall", "f1", "hd95")
+TITLES = ("Dice", "IoU", "Precision", "Recall", "F1", "HD95")
+NO_SCAN = "Open a scan in Diagnose first; the networks' masks of it appear here."
+
+
+def masks(findings: Findings) -> dict[str, np.ndarray]:
+    """Label maps ``(H, W)`` by name, the vote first."""
+    return {VOTE: findings.mask, **{m.name: m.mask for m in findings.members}}
+
+
+def name_of(key: str) -> str:
+    """A network's or the vote's title."""
+    return "Vote" if key == VOTE else parts.title(key)
+
+
+def truth_of(case: Case, path: str | None) -> Truth | None:
+    """The uploaded ground truth of the open scan, or None."""
+    return read_mask(path, case.findings.mask.shape) if path else None
+
+
+def pictures(findings: Findings, chosen: list[str], style: str, truth: Truth | None) -> list[tuple[np.ndarray, str]]:
+    """The scan's masks side by side: against the truth where there is one."""
+    shown = []
+    for key, mask in masks(findings).items():
+        if key not in chosen:
+            continue
+        found = mask >= FIRST_TUMOR
+        if truth is None:
+            drawn = draw_mask(findings.picture, mask, style)
+            words = f"{int(found.sum())} px"
+        else:
+            drawn = difference(to_screen(findings.picture), _large(truth.tumor), _large(found))
+            words = f"Dice {_figure(mask_scores(truth.tumor, found)['dice'])}"
+        shown.append((drawn, f"{name_of(key)}: {words}"))
+    return shown
+
+
+def _large(mask: np.ndarray) -> np.ndarray:
+    return to_screen(mask.astype(np.uint8), cv2.INTER_NEAREST).astype(bool)
+
+
+def score_table(findings: Findings, chosen: list[str], truth: Truth) -> str:
+    """Scores of every chosen mask against the truth, the vote stressed."""
+    spacing = findings.spacing or (1.0, 1.0)
+    unit = "mm" if findings.spacing else "px"
+    rows = []
+    for key, mask in masks(findings).items():
+        if key in chosen:
+            scores = mask_scores(truth.tumor, mask >= FIRST_TUMOR, spacing)
+            rows.append([escape(name_of(key)), *(_figure(scores[c], 1 if c == "hd95" else 3) for c in COLUMNS)])
+    head = ["Network", *(f"#{t}" for t in TITLES[:-1]), f"#{TITLES[-1]} ({unit})"]
+    note = (
+        f'<p class="nv-fine">{escape(truth.meaning)} Any tumor against none, in the scan\'s own pixels. A dash: nothing'
+        " to score, as both masks are empty.</p>"
+    )
+    return parts.table("Against the ground truth", head, rows, strong=0 if VOTE in chosen else None) + note
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    if math.isnan(value):
+        return "–"  # noqa: RUF001 - a dash in a table's cell
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def build(case: gr.State, tab: gr.Tab) -> None:
+    """Lay out the tab on the scan that is open in Diagnose."""
+    with gr.Row():
+        with gr.Column(scale=7, min_width=300):
+            chosen = gr.CheckboxGroup([], label="Show", info="The vote and each network alone")
+            style = gr.Radio(STYLES, value=STYLES[0], label="Marking")
+        with gr.Column(scale=5, min_width=300):
+            truth = gr.File(label="Ground truth of this scan: a mask of the same size", height=132, elem_id="truth")
+    legend = gr.HTML(parts.legend())
+    gallery = gr.Gallery(
+        label="The same scan, mask by mask", columns=3, height="auto", object_fit="contain", format="png",
+        interactive=False, buttons=["download", "fullscreen"], elem_classes="nv-gallery", elem_id="masks",
+    )  # fmt: skip
+    scores = gr.HTML(parts.empty(NO_SCAN))
+
+    @speaks
+    def compare(case: Case | None, chosen: list[str], style: str, truth: str | None) -> list[Any]:
+        """Draw the chosen networks' masks of the open scan, and score them where a ground truth is given."""
+        if case is None or not case.findings.members:
+            return [[], parts.legend(), parts.empty(NO_SCAN)]
+        read = truth_of(case, truth)
+        gallery = pictures(case.findings, chosen, style, read)
+        if read is None:
+            return [gallery, parts.legend(), parts.members_table(case.findings)]
+        colors = [(_css(AGREED), "Agreed"), (_css(MISSED), "Missed"), (_css(EXTRA), "Extra")]
+        return [gallery, parts.swatches(colors), score_table(case.findings, chosen, read)]
+
+    @speaks
+    def enter(case: Case | None, style: str) -> list[Any]:
+        """List the networks of the open scan and draw all of them."""
+        keys = list(masks(case.findings)) if case and case.findings.members else []
+        choices = gr.update(choices=[(name_of(k), k) for k in keys], value=keys)
+        return [choices, None, *compare(case, keys, style, None)]
+
+    outputs = [gallery, legend, scores]
+    tab.select(enter, [case, style], [chosen, truth, *outputs], api_name="compare_open", show_progress="hidden")
+    gr.on(
+        [chosen.input, style.input, truth.upload, truth.clear], compare, [case, chosen, style, truth], outputs,
+        api_name="compare", show_progress="minimal", show_progress_on=[scores],
+    )  # fmt: skip
+
+
+def _css(color: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

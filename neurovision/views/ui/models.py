@@ -1,0 +1,134 @@
+"""Models: what is loaded, how it scored, and where it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from neurovision.ensemble.weights import Manifest
+from neurovision.segmenters import card, cards
+from neurovision.views.ui import parts
+from neurovision.views.ui.room import Room, speaks
+
+EVALUATION = Path(__file__).parents[3] / "docs" / "evaluation"
+LIMITS = (
+    "Three tumor types only: glioma, meningioma, pituitary tumor. A metastasis, bleeding, abscess or stroke is forced"
+    " into one of them or missed.",
+    "Trained on adult heads of few hospitals, mostly post-contrast T1 and FLAIR. Other sequences, field strengths,"
+    " scanners and children are unknown ground.",
+    "Slices are read one by one; a network does not see the neighbors of a slice.",
+    "The weights' license follows from the training data: read it above before any use.",
+)
+
+
+def members_html(manifest: Manifest) -> str:
+    """The voting networks as they are loaded."""
+    rows = []
+    for m in manifest.members:
+        known = card(m.name)
+        rows.append(
+            [
+                f"<b>{escape(known.title)}</b>", escape(known.paper), f"{m.parameters:,}",
+                escape(", ".join(f"{k} {v}" for k, v in m.config.items()) or "as published"), f"{manifest.size}",
+                f"<code>{m.sha256[:12]}</code>",
+            ]
+        )  # fmt: skip
+    head = ["Network", "Paper", "#Parameters", "Built with", "#Input (px)", "sha256"]
+    return parts.table("Loaded networks, all of which vote", head, rows)
+
+
+def facts_html(manifest: Manifest, device: str, seconds: float) -> str:
+    """Where the weights come from, and how they run."""
+    training = manifest.training
+    fitted = manifest.verdict.get("fitted", {})
+    entries = [
+        ("Weights (manifest's sha256)", f"<code>{manifest.digest[:12]}</code>"),
+        ("Device", escape(device)),
+        ("Loaded in", f"{seconds:.1f} s"),
+        ("Trained on", escape(", ".join(training.get("sources", [])) or "unknown")),
+        ("Date", escape(str(training.get("date", "unknown")))),
+        ("License of the weights", escape(str(training.get("license", "unknown")))),
+    ]
+    if "sensitivity" in fitted:
+        entries.append(("Tumors found where the threshold was set", f"{100 * fitted['sensitivity']:.0f} %"))
+    if "false_alarms" in fitted:
+        entries.append(("False alarms there", f"{100 * fitted['false_alarms']:.0f} %"))
+    split = training.get("split")
+    return parts.facts(entries) + (f'<p class="nv-fine">Split: {escape(str(split))}.</p>' if split else "")
+
+
+def cards_html() -> str:
+    """Every architecture that can be trained, with what its card says."""
+    rows = [
+        [
+            f"<b>{escape(c.title)}</b>", "yes" if c.votes else "no", escape(c.paper), str(c.size), escape(c.claim),
+            f'<span class="nv-wrap">{escape(c.changes)}</span>',
+        ]
+        for c in cards()
+    ]  # fmt: skip
+    head = ["Architecture", "Votes", "Paper", "#Published input (px)", "Published claim, not ours", "What differs here"]
+    return parts.table("Architectures", head, rows)
+
+
+def limits_html() -> str:
+    """What the product cannot do."""
+    return '<div class="nv-empty"><b>Limits</b><ul>' + "".join(f"<li>{escape(w)}</li>" for w in LIMITS) + "</ul></div>"
+
+
+def evaluation(folder: Path = EVALUATION) -> tuple[str, list[tuple[str, str]]]:
+    """The evaluation as ``neurovision evaluate`` wrote it.
+
+    Returns:
+        Its text as Markdown without the pictures, and the pictures as pairs of path and caption.
+    """
+    path = folder / "evaluation.md"
+    if not path.is_file():
+        return "No evaluation is written yet; `neurovision evaluate` measures the loaded weights on held-out scans.", []
+    text = path.read_text(encoding="utf-8")
+    found = re.findall(r"!\[([^\]]*)\]\(([\w.-]+\.png)\)", text)
+    pictures = [(str(folder / file), caption) for caption, file in found if (folder / file).is_file()]
+    for caption, file in found:
+        text = text.replace(f"![{caption}]({file})\n\n{caption}\n", "")
+    return text.replace("## Figures\n", "").strip(), pictures
+
+
+def differs(manifest: Manifest, folder: Path = EVALUATION) -> str:
+    """A warning where the written evaluation is of other weights than the loaded ones."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return ""
+    measured = str(json.loads(path.read_text(encoding="utf-8")).get("about", {}).get("weights", ""))
+    if measured and not manifest.digest.startswith(measured[:12]):
+        return f'<p class="nv-warn">These figures are of other weights, {escape(measured[:12])}.</p>'
+    return ""
+
+
+def build(room: Room, tab: gr.Tab) -> None:
+    """Lay out the tab."""
+    facts = gr.HTML(parts.empty("The models are loading."))
+    members = gr.HTML()
+    gr.HTML(limits_html())
+    gr.Markdown("## Measured")
+    note = gr.HTML()
+    words, pictures = evaluation()
+    gr.Markdown(words, elem_classes="nv-evaluation")
+    if pictures:
+        gr.Gallery(
+            pictures, label="Figures of the evaluation", columns=3, height="auto", object_fit="contain", interactive=False,
+            elem_classes="nv-gallery",
+        )  # fmt: skip
+    gr.HTML(cards_html())
+
+    @speaks
+    def models() -> list[Any]:
+        """Tell which networks and weights are loaded, as HTML tables."""
+        analyzer = room.analyzer()
+        manifest = analyzer.manifest
+        return [facts_html(manifest, analyzer.engine.device, room.seconds), members_html(manifest), differs(manifest)]
+
+    tab.select(models, None, [facts, members, note], api_name="models", show_progress="hidden")
