@@ -72,9 +72,14 @@ class TestLoss:
     def test_by_hand(self):
         half = [[0.5, 0.5, 0, 0, 0], [0, 0.5, 0.5, 0, 0]]
         entropy = -np.log(0.5)
-        dice = (2 * 0.5 + 1) / (0.5 + 1 + 1)
-        assert self.value([0, 2], half, dice=0.0) == pytest.approx(entropy, rel=1e-5)
-        assert self.value([0, 2], half) == pytest.approx(entropy + 1 - dice, rel=1e-4)
+        dice = (2 * 0.5 + 1) / (0.5 + 1 + 1)  # the same for any type and for the one class that is there
+        assert self.value([0, 2], half, dice=0.0, kind=0.0) == pytest.approx(entropy, rel=1e-5)
+        assert self.value([0, 2], half, kind=0.0) == pytest.approx(entropy + 1 - dice, rel=1e-4)
+
+    def test_the_type_counts_on_tumor_pixels_alone(self):
+        doubtful = [[1, 0, 0, 0, 0], [0, 0.6, 0.1, 0.3, 0]]
+        plain, typed = (self.value([0, 2], doubtful, kind=k) for k in (0.0, 1.0))
+        assert typed - plain == pytest.approx(-np.log(0.1 / 0.4), rel=1e-4)
 
     def test_without_a_tumor_only_cross_entropy_is_left(self):
         half = [[0.5, 0, 0.5, 0, 0]] * 2
@@ -84,7 +89,7 @@ class TestLoss:
         from neurovision.training.losses import CrossEntropyDice
 
         y, p = np.full((1, 1, 1), 2), np.full((1, 1, 1, 5), 0.2, np.float32)
-        one, three = (CrossEntropyDice((1, 1, w, 1, 1), dice=0)(y, p) for w in (1, 3))
+        one, three = (CrossEntropyDice((1, 1, w, 1, 1), dice=0, kind=0)(y, p) for w in (1, 3))
         assert float(three) == pytest.approx(3 * float(one), rel=1e-5)
 
     def test_score_pools_pixels(self):

@@ -204,7 +204,7 @@ def _fit(
         ]
     model.compile(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, clipnorm=1.0),
-        loss=CrossEntropyDice(recipe.class_weights, recipe.dice),
+        loss=CrossEntropyDice(recipe.class_weights, recipe.dice, recipe.kind),
         metrics=[TumorDice()],
     )
     model.fit(

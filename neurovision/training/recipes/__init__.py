@@ -44,6 +44,7 @@ class Recipe:
         weight_decay: Of AdamW; 0 is Adam.
         class_weights: Of the cross-entropy.
         dice: Weight of the Dice term.
+        kind: Weight of the type's term; see ``losses.CrossEntropyDice``.
         augment: Strength of augmentation.
     """
 
@@ -67,6 +68,7 @@ class Recipe:
     weight_decay: float = 0.0
     class_weights: tuple[float, ...] = (0.5, 1.0, 3.0, 3.0, 3.0)
     dice: float = 1.0
+    kind: float = 0.3
     augment: float = 1.0
 
 
