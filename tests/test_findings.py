@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from neurovision.ensemble.features import disagreement, pixel_features
+from neurovision.ensemble.features import disagreement, label_map, pixel_features
 from neurovision.ensemble.findings import find_regions
 from neurovision.errors import UnsupportedScan
 from neurovision.scan.paint import paint
@@ -74,6 +74,11 @@ def test_disagreement_by_hand():
     assert disagreement(np.stack([empty, empty])) == 0
     assert disagreement(np.stack([a, empty])) == 1
     assert disagreement(np.stack([a])) == 0
+
+
+def test_a_tumor_of_doubtful_type_is_still_a_tumor():
+    p = np.array([[0.05, 0.4, 0.15, 0.2, 0.2], [0.1, 0.5, 0.4, 0, 0], [0.7, 0.1, 0.2, 0, 0], [0, 0.1, 0, 0, 0.9]])
+    assert label_map(p).tolist() == [3, 1, 0, 4]
 
 
 def test_features_lay_members_side_by_side():

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from neurovision.classes import FIRST_TUMOR
+
+
+def label_map(probabilities: np.ndarray) -> np.ndarray:
+    """Decide the class of every pixel: argmax in two steps, tumor against the rest, then which.
+
+    A plain argmax over five classes misses a tumor whose type is in doubt: 0.2 + 0.2 + 0.2 loses to 0.4.
+
+    Args:
+        probabilities: float32 ``(..., 5)``.
+
+    Returns:
+        uint8 ``(...)`` of class indices.
+    """
+    tumor = probabilities[..., FIRST_TUMOR:]
+    kind = tumor.argmax(-1) + FIRST_TUMOR
+    rest = probabilities[..., :FIRST_TUMOR].argmax(-1)
+    return np.where(2 * tumor.sum(-1) >= probabilities.sum(-1), kind, rest).astype(np.uint8)
+
 
 def pixel_features(softmax: np.ndarray) -> np.ndarray:
     """Lay the members' probabilities side by side.

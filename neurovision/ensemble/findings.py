@@ -54,7 +54,7 @@ class MemberFinding:
 
     Attributes:
         name: The segmenter.
-        area_px: Tumor pixels of its own argmax.
+        area_px: Tumor pixels of its own mask.
         tumor_type: Its most frequent tumor class, or None without tumor pixels.
         mask: uint8 ``(H, W)`` of its class indices.
     """

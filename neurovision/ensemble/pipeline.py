@@ -10,7 +10,7 @@ import numpy as np
 
 from neurovision.classes import CLASSES, FIRST_TUMOR, TUMORS
 from neurovision.ensemble.engine import Engine, load_engine
-from neurovision.ensemble.features import disagreement, pixel_features
+from neurovision.ensemble.features import disagreement, label_map, pixel_features
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
@@ -100,7 +100,7 @@ class Analyzer:
         voted = perf_counter()
         probabilities = canvas.restore_probabilities(vote)
         tumor_map = probabilities[..., FIRST_TUMOR:].sum(-1)
-        member_grids = softmax.argmax(-1).astype(np.uint8)
+        member_grids = label_map(softmax)
         differ = disagreement(member_grids >= FIRST_TUMOR)
         # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
         members_map = softmax.mean(0)[..., FIRST_TUMOR:].sum(-1)
@@ -109,7 +109,7 @@ class Analyzer:
         threshold = float(self.manifest.verdict["threshold"])
         types = type_probabilities(vote)
         positive = probability >= threshold
-        mask = probabilities.argmax(-1).astype(np.uint8)
+        mask = label_map(probabilities)
         _, left, side = canvas.box
         columns = np.flatnonzero(canvas.head.any(0))
         middle = left + (columns[0] + columns[-1] + 1) / 2 * side / size if len(columns) else left + side / 2
@@ -151,7 +151,7 @@ class Analyzer:
 
     @staticmethod
     def _member(name: str, probabilities: np.ndarray) -> MemberFinding:
-        mask = probabilities.argmax(-1).astype(np.uint8)
+        mask = label_map(probabilities)
         counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
         area = int(counts[FIRST_TUMOR:].sum())
         kind = max(TUMORS, key=lambda c: counts[c.index]).key if area else None

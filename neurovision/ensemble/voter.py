@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from neurovision.classes import CLASSES
+from neurovision.ensemble.features import label_map
 from neurovision.ensemble.weights import Manifest
 from neurovision.errors import WeightsTampered
 
@@ -43,7 +44,7 @@ class ManualVotingClassifier:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Class indices, uint8 ``(P,)``."""
-        return self.predict_proba(features).argmax(1).astype(np.uint8)
+        return label_map(self.predict_proba(features))
 
 
 class Voter:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from neurovision.classes import CLASSES, FIRST_TUMOR
 from neurovision.ensemble.engine import variable_key
-from neurovision.ensemble.features import disagreement, pixel_features
+from neurovision.ensemble.features import disagreement, label_map, pixel_features
 from neurovision.ensemble.verdict import FEATURES, verdict_features
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.scan.prepare import standardize
@@ -148,7 +148,7 @@ def _sample(
 
 
 def _verdict_row(softmax: np.ndarray) -> np.ndarray:
-    masks = softmax.argmax(-1) >= FIRST_TUMOR
+    masks = label_map(softmax) >= FIRST_TUMOR
     return verdict_features(softmax.mean(0)[..., FIRST_TUMOR:].sum(-1), masks.sum((1, 2)), disagreement(masks))
 
 
