@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 MEMBERS = ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet")
 PIXELS_A_SLICE = 90
+# The threshold that serves Dice best is half the Dice that can be reached (Lipton 2014, arXiv 1402.1892), not 0.5;
+# weighing tumor pixels by (1 - t) / t puts the vote's 0.5 at t = 0.38.
+TUMOR_WEIGHT = 1.6
 SENSITIVITY = 0.95  # that the verdict's threshold is chosen for
 
 
@@ -142,7 +145,7 @@ def _sample(
         take = min(len(where), PIXELS_A_SLICE // len(strata))
         if take:
             chosen.append(rng.choice(where, take, replace=False))
-            weights.append(np.full(take, len(where) / take))
+            weights.append(np.full(take, len(where) / take * (TUMOR_WEIGHT if flat[where[0]] >= FIRST_TUMOR else 1)))
     index = np.concatenate(chosen)
     return features[index], flat[index], np.concatenate(weights)
 
