@@ -10,11 +10,11 @@ import pytest
 from neurovision.evaluation.scores import (
     MASK_SCORES,
     Counts,
+    Weighted,
     auc,
     bootstrap,
     boundary_f1,
     error_by_decile,
-    false_alarms_at,
     hd95,
     lesion_scores,
     mask_scores,
@@ -148,7 +148,7 @@ def test_bootstrap_draws_patients_not_slices():
 
 def test_bootstrap_keeps_strata_whole():
     strata = ["x"] * 10 + ["y"] * 10
-    held = bootstrap(lambda at: float((at < 10).mean()), range(20), strata)
+    held = bootstrap(lambda w: w[:, :10].sum(1) / w.sum(1), range(20), strata)
     assert (held.low, held.high) == (0.5, 0.5)
 
 
@@ -186,10 +186,26 @@ def test_auc_is_the_share_of_ordered_pairs():
 
 def test_false_alarms_at_a_stated_sensitivity():
     truth = [True] * 4 + [False] * 4
-    p = [0.9, 0.8, 0.7, 0.2, 0.75, 0.3, 0.1, 0.05]
-    assert false_alarms_at(truth, p, 0.5) == 0.0  # threshold 0.8
-    assert false_alarms_at(truth, p, 0.75) == 0.25  # threshold 0.7
-    assert false_alarms_at(truth, p, 1.0) == 0.5  # threshold 0.2
+    cases = Weighted(truth, [0.9, 0.8, 0.7, 0.2, 0.75, 0.3, 0.1, 0.05])
+    once = np.ones((1, 8))
+    assert cases.false_alarms_at(0.5, once) == [0.0]  # threshold 0.8
+    assert cases.false_alarms_at(0.75, once) == [0.25]  # threshold 0.7
+    assert cases.false_alarms_at(1.0, once) == [0.5]  # threshold 0.2
+    weights = np.array([[1, 1, 1, 0, 3, 0, 0, 1]])  # without the hard positive; the bright negative three times
+    assert cases.false_alarms_at(1.0, weights) == [0.75]
+    assert np.isnan(cases.false_alarms_at(0.5, np.array([[0, 0, 0, 0, 1, 1, 1, 1]])))
+
+
+def test_weighted_figures_are_those_of_repeated_cases():
+    rng = np.random.default_rng(3)
+    truth = rng.random(60) < 0.4
+    p = np.round(np.clip(0.3 * truth + rng.random(60) * 0.7, 0, 1), 1)  # many ties
+    times = rng.integers(0, 4, (5, 60))
+    cases = Weighted(truth, p)
+    for k, (area, error) in enumerate(zip(cases.auc(times), cases.ece(times), strict=True)):
+        at = np.repeat(np.arange(60), times[k])
+        assert area == pytest.approx(auc(truth[at], p[at]))
+        assert error == pytest.approx(reliability(truth[at], p[at]).ece)
 
 
 def test_calibration_error_worked_by_hand():
@@ -207,17 +223,17 @@ def test_error_rate_by_decile():
 
 
 def test_bootstrap_draws_whole_clusters():
-    names = ["a", "b", "a", "c", "b", "a"]
     sizes = set()
 
-    def size(at: np.ndarray) -> float:
-        times = np.bincount(at, minlength=6)
-        assert times[0] == times[2] == times[5] and times[1] == times[4]  # all slices of a patient, or none
-        assert times[0] + times[1] + times[3] == 3  # as many patients as there are
-        sizes.add(len(at))
-        return float(len(at))
+    def size(w: np.ndarray) -> np.ndarray:
+        a, b, c = w[:, 0], w[:, 1], w[:, 3]
+        assert (w == np.stack([a, b, a, c, b, a], 1)).all()  # all slices of a patient, or none
+        if len(w) > 1:
+            assert (a + b + c == 3).all()  # as many patients as there are
+            sizes.update(w.sum(1).tolist())
+        return w.sum(1)
 
-    bootstrap(size, names, rounds=200)
+    bootstrap(size, ["a", "b", "a", "c", "b", "a"], rounds=200)
     assert sizes == {3, 4, 5, 6, 7, 8, 9}  # from three times c to three times a
 
 

@@ -127,7 +127,7 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
             [(f"{s}: {d.title}", d.origin, d.license, d.holds, d.used) for s, d in DATA.items() if s in sources],
         ),
         f"Split: {manifest.training['split']}. Members: folds {', '.join(map(str, manifest.training['member_folds']))}; "
-        f"vote and verdict: fold {manifest.training['vote_fold']}. Phantoms, which the project draws itself, are mixed in.\n",
+        f"vote and verdict: fold {manifest.training['vote_fold']}. Phantoms, drawn by the project, are mixed in.\n",
         "### Terms of the weights\n",
         (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",
         _figures(result),
@@ -232,8 +232,9 @@ def _figures(result: dict[str, Any]) -> str:
     parts = [
         "## Figures\n",
         f"Fold {about['fold']}, which took no part in fitting members, vote or verdict; `{about['command']}`, "
-        f"{about['date']}. Parentheses hold 95 % bootstrap intervals, over patients where they are known "
-        "and else over slices, which is too narrow. Every other figure, and how each is counted, is in the evaluation's own report.\n",
+        f"{about['date']}. Parentheses hold 95 % bootstrap intervals, over patients where "
+        "they are known and else over slices, which is too narrow. Every other figure, and how each is counted, is in the "
+        "evaluation's own report.\n",
         "The vote's mask, in the file's own pixels:\n",
         table(("data set", "tumor slices", "Dice", "Dice per patient", "HD95 px", "type right"), masks),
         "The verdict:\n",

@@ -246,24 +246,8 @@ def _plain(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-class _Layer:
-    """Positions of one stratum, cluster after cluster."""
-
-    def __init__(self, clusters: list[list[int]]) -> None:
-        self.positions = np.concatenate(clusters)
-        self.sizes = np.array([len(c) for c in clusters])
-        self.starts = np.cumsum(self.sizes) - self.sizes
-
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Positions of as many clusters as there are, drawn with replacement."""
-        which = rng.integers(0, len(self.starts), len(self.starts))
-        sizes = self.sizes[which]
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return self.positions[np.repeat(self.starts[which], sizes) + within]
-
-
 def bootstrap(
-    statistic: Callable[[np.ndarray], float],
+    statistic: Callable[[np.ndarray], np.ndarray],
     clusters: Sequence[object],
     strata: Sequence[object] | None = None,
     rounds: int = 1000,
@@ -276,7 +260,8 @@ def bootstrap(
     patients every slice stands for itself, and the interval is too narrow: say so beside it.
 
     Args:
-        statistic: Takes positions, int ``(n,)`` with repeats, and returns a figure; NaN results are left out.
+        statistic: Takes weights, float ``(R, n)``: how often each of R draws holds each position; returns ``(R,)``,
+            NaN where a draw leaves it undefined.
         clusters: For each position, whose it is.
         strata: For each position, a group whose number of clusters stays fixed (the data set).
         rounds: Resamplings.
@@ -286,40 +271,29 @@ def bootstrap(
     n = len(clusters)
     if n == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0, 0)
-    layers = ["" for _ in clusters] if strata is None else list(strata)
-    members: dict[object, dict[object, list[int]]] = {}
-    for position, (layer, cluster) in enumerate(zip(layers, clusters, strict=True)):
-        members.setdefault(layer, {}).setdefault(cluster, []).append(position)
-    drawn = [_Layer(list(of.values())) for of in members.values()]
-    count = sum(len(layer.starts) for layer in drawn)
-    value = float(statistic(np.arange(n)))
-    if not np.isfinite(value) or count < 2:
-        return Interval(value, float("nan"), float("nan"), n, count)
+    layers = ["" for _ in clusters] if strata is None else strata
+    named = sorted({(str(layer), str(cluster)) for layer, cluster in zip(layers, clusters, strict=True)})
+    number = {name: k for k, name in enumerate(named)}
+    whose = np.array([number[str(layer), str(cluster)] for layer, cluster in zip(layers, clusters, strict=True)])
+    value = float(statistic(np.ones((1, n)))[0])
+    if not np.isfinite(value) or len(named) < 2:
+        return Interval(value, float("nan"), float("nan"), n, len(named))
     rng = np.random.default_rng(seed)
-    found = np.empty(rounds)
-    for k in range(rounds):
-        found[k] = statistic(np.concatenate([layer.draw(rng) for layer in drawn]))
-    found = found[np.isfinite(found)]
-    low, high = np.percentile(found, (50 - 50 * level, 50 + 50 * level)) if len(found) else (np.nan, np.nan)
-    return Interval(value, float(low), float(high), n, count)
+    times = np.empty((rounds, len(named)))
+    for layer in sorted({name[0] for name in named}):
+        at = np.array([k for k, name in enumerate(named) if name[0] == layer])
+        drawn = rng.integers(0, len(at), (rounds, len(at))) + len(at) * np.arange(rounds)[:, None]
+        times[:, at] = np.bincount(drawn.ravel(), minlength=rounds * len(at)).reshape(rounds, -1)
+    low, high = np.nanpercentile(statistic(times[:, whose]), (50 - 50 * level, 50 + 50 * level))
+    return Interval(value, float(low), float(high), n, len(named))
 
 
-def mean_interval(
-    values: Values, clusters: Sequence[object] | None = None, rounds: int = 1000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Mean of the finite values; :func:`bootstrap` with all rounds at once, since a mean needs only sums and counts."""
-    kept = np.asarray(values, float)
-    finite = np.isfinite(kept)
-    names = np.arange(len(kept)) if clusters is None else np.unique(np.array(clusters, str), return_inverse=True)[1]
-    _, which = np.unique(names[finite], return_inverse=True)
-    kept = kept[finite]
-    counts, sums = np.bincount(which), np.bincount(which, kept)
-    value = float(kept.mean()) if len(kept) else float("nan")
-    if len(counts) < 2:
-        return Interval(value, float("nan"), float("nan"), len(kept), len(counts))
-    drawn = np.random.default_rng(seed).integers(0, len(counts), (rounds, len(counts)))
-    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (50 - 50 * level, 50 + 50 * level))
-    return Interval(value, float(low), float(high), len(kept), len(counts))
+def mean_interval(values: Values, clusters: Sequence[object] | None = None) -> Interval:
+    """Mean of the finite values; each stands for itself where ``clusters`` is None."""
+    numbers = np.asarray(values, float)
+    kept = np.flatnonzero(np.isfinite(numbers))
+    names = range(len(numbers)) if clusters is None else clusters
+    return bootstrap(lambda w: w @ numbers[kept] / w.sum(1), [names[k] for k in kept])
 
 
 def share_interval(flags: Values, clusters: Sequence[object] | None = None) -> Interval:
@@ -402,13 +376,48 @@ def auc(truth: Flags, probability: Values) -> float:
     return float(metrics.roc_auc_score(t, np.asarray(probability, float))) if t.any() and not t.all() else float("nan")
 
 
-def false_alarms_at(truth: Flags, probability: Values, sensitivity: float) -> float:
-    """Smallest share of negative cases called positive at a threshold that reaches ``sensitivity``; NaN with one class."""
-    t = np.asarray(truth, bool)
-    if not t.any() or t.all():
-        return float("nan")
-    false, true, _ = metrics.roc_curve(t, np.asarray(probability, float), drop_intermediate=False)
-    return float(false[true >= sensitivity - 1e-12].min())
+class Weighted:
+    """The verdict's figures under many weightings of the same cases at once, as :func:`bootstrap` asks for them.
+
+    Args:
+        truth: ``(n,)`` yes or no.
+        probability: ``(n,)`` in [0, 1].
+    """
+
+    def __init__(self, truth: Flags, probability: Values) -> None:
+        self.truth, self.probability = np.asarray(truth, bool), np.asarray(probability, float)
+        self._order = np.argsort(self.probability, kind="stable")
+        ranked = self.probability[self._order]
+        self._starts = np.flatnonzero(np.diff(ranked, prepend=-np.inf))  # of equal probabilities
+
+    def _by_threshold(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weight of positives and negatives ``(R, T)`` at each distinct probability, rising."""
+        ranked, truth = weights[:, self._order], self.truth[self._order]
+        return np.add.reduceat(ranked * truth, self._starts, 1), np.add.reduceat(ranked * ~truth, self._starts, 1)
+
+    def auc(self, weights: np.ndarray) -> np.ndarray:
+        """Share of pairs in the right order, ties half."""
+        positive, negative = self._by_threshold(weights)
+        below = np.cumsum(negative, 1) - negative / 2
+        with np.errstate(invalid="ignore"):
+            return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
+
+    def false_alarms_at(self, sensitivity: float, weights: np.ndarray) -> np.ndarray:
+        """Smallest share of negative cases called positive at a threshold that reaches ``sensitivity``."""
+        positive, negative = (np.cumsum(side[:, ::-1], 1) for side in self._by_threshold(weights))
+        with np.errstate(invalid="ignore"):
+            reached = (positive / positive[:, -1:] >= sensitivity - 1e-12).argmax(1)
+            false = negative[np.arange(len(weights)), reached] / negative[:, -1]
+        return np.where(positive[:, -1] > 0, false, np.nan)
+
+    def ece(self, weights: np.ndarray, bins: int = 10) -> np.ndarray:
+        """Expected calibration error, as :func:`reliability` defines it."""
+        inside = np.eye(bins)[_bins(self.probability, bins)]
+        return np.abs(weights @ (inside * (self.probability - self.truth)[:, None])).sum(1) / weights.sum(1)
+
+
+def _bins(probability: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip(np.digitize(probability, np.linspace(0, 1, bins + 1)) - 1, 0, bins - 1)
 
 
 @dataclass(frozen=True)
@@ -434,7 +443,7 @@ def reliability(truth: Flags, probability: Values, bins: int = 10) -> Reliabilit
     """Bin probabilities of a yes/no truth; 1.0 belongs to the last bin."""
     p, t = np.asarray(probability, float), np.asarray(truth, float)
     edges = np.linspace(0, 1, bins + 1)
-    which = np.clip(np.digitize(p, edges) - 1, 0, bins - 1)
+    which = _bins(p, bins)
     counts = np.bincount(which, minlength=bins)
     with np.errstate(invalid="ignore"):
         predicted = np.bincount(which, p, bins) / counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from neurovision.evaluation.scores import (
     FOUND,
     MASK_SCORES,
     Counts,
+    Weighted,
     auc,
     bootstrap,
     error_by_decile,
-    false_alarms_at,
     mean_interval,
     paired,
     reliability,
@@ -216,8 +217,9 @@ def _verdict_table(rows: Sequence[Row], threshold: float) -> Json:
     truth, probability, positive, kept = decided(rows)
     clusters = _clusters(kept)
     strata = [r.source for r in kept]
+    weighted = Weighted(truth, probability)
 
-    def interval(figure: Callable[[np.ndarray], float]) -> Json:
+    def interval(figure: Callable[[np.ndarray], np.ndarray]) -> Json:
         return bootstrap(figure, clusters, strata).to_json()
 
     def share(right: np.ndarray, of: np.ndarray) -> Json:
@@ -227,12 +229,12 @@ def _verdict_table(rows: Sequence[Row], threshold: float) -> Json:
     return {
         "n": len(kept),
         "threshold": threshold,
-        "auc": interval(lambda at: auc(truth[at], probability[at])),
+        "auc": interval(weighted.auc),
         "accuracy": share(positive == truth, np.ones(len(kept), bool)),
         "sensitivity": share(positive, truth),
         "specificity": share(~positive, ~truth),
-        "ece": interval(lambda at: reliability(truth[at], probability[at]).ece),
-        f"false_alarms_at_{STATED}_sensitivity": interval(lambda at: false_alarms_at(truth[at], probability[at], STATED)),
+        "ece": interval(weighted.ece),
+        f"false_alarms_at_{STATED}_sensitivity": interval(partial(weighted.false_alarms_at, STATED)),
         "reliability": {
             "edges": [round(float(e), 3) for e in binned.edges],
             "counts": binned.counts.tolist(),
