@@ -111,7 +111,8 @@ def _masks(result: dict[str, Any]) -> str:
             f"Of the vote: typed Dice {figure(vote['typed_dice'])}; Dice {figure(vote['dice_scored'])} where tumor-free "
             f"slices with anything drawn count as 0. Lesions apart: {lesions['found']} of {lesions['annotated']} found, "
             f"{lesions['false']} false, lesion Dice {figure(vote['lesion_dice'])}; "
-            f"{lesions['slices_with_several']} slices hold several, there {figure(lesions['lesion_dice_on_several'])}.\n"
+            f"slices with several: {lesions['slices_with_several']}, lesion Dice there "
+            f"{figure(lesions['lesion_dice_on_several'])}.\n"
         )
     return "\n".join(parts) if result["masks"] else ""
 
