@@ -9,6 +9,7 @@
     │   └── ScanTooLarge      more pixels, frames or bytes than the stated limit
     ├── DataError             a training folder, index or mask breaks a rule
     ├── ModelError            an unknown model, or an argument that it cannot take
+    ├── PacsError             an image archive cannot be reached, refuses, or must not be talked to like this
     └── WeightsError          shipped weights cannot be used
         ├── WeightsMissing    a file that the manifest names is not there
         └── WeightsTampered   a file's digest is not the manifest's
@@ -44,6 +45,10 @@ class DataError(NeurovisionError):
 
 class ModelError(NeurovisionError):
     """An unknown model name, or an argument that the model cannot take."""
+
+
+class PacsError(NeurovisionError):
+    """An image archive cannot be reached, refuses, or must not be talked to like this."""
 
 
 class WeightsError(NeurovisionError):

@@ -7,6 +7,7 @@ The UIDs follow from the source series, the weights and the mask, so that the sa
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from neurovision.scan.dicom import Series
 
 MAKER = "neurovision"
+log = logging.getLogger(__name__)
 NOTE = "Research output, unverified, not for clinical use"  # at most 64 characters
 _SERIES_NUMBERS = {"seg": 9701, "prob": 9702, "sr": 9703, "sc": 9704}
 _TYPE_CODES = {  # SNOMED CT
@@ -102,14 +104,19 @@ def write_dicom(
             for keyword in _TYPE_2:
                 if keyword not in header:
                     setattr(header, keyword, "")
-    if series is None or series.affine is None or not _well_formed(series):
-        first = None if series is None else series.headers[series.frames[0].file]
-        return [_save(_capture(result, study, first), out_dir / f"{stem}.sc.dcm")]
-    segmentation = _segmentation(result, study, series)
-    written = [_save(segmentation, out_dir / f"{stem}.seg.dcm")]
-    if fractional:
-        written.append(_save(_probability(result, study, series), out_dir / f"{stem}.prob.seg.dcm"))
-    return [*written, _save(_report(result, study, series, segmentation), out_dir / f"{stem}.sr.dcm")]
+    if series is not None and series.affine is not None and _well_formed(series):
+        try:
+            segmentation = _segmentation(result, study, series)
+            report = _report(result, study, series, segmentation)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            log.warning("the source's headers do not carry a Segmentation; a Secondary Capture is written")
+        else:
+            written = [_save(segmentation, out_dir / f"{stem}.seg.dcm")]
+            if fractional:
+                written.append(_save(_probability(result, study, series), out_dir / f"{stem}.prob.seg.dcm"))
+            return [*written, _save(report, out_dir / f"{stem}.sr.dcm")]
+    first = None if series is None else series.headers[series.frames[0].file]
+    return [_save(_capture(result, study, first), out_dir / f"{stem}.sc.dcm")]
 
 
 def write_nifti_mask(

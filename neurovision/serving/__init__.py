@@ -1,0 +1,1 @@
+"""Beyond one scan on one machine: batches, image archives, the model hub."""

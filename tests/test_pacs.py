@@ -1,0 +1,333 @@
+"""The archive: against a real Orthanc where it is installed, and against a server that fails on purpose."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import highdicom
+import numpy as np
+import pytest
+from dicom_builder import NAME, head, oblique, stored, write_series
+from truth import TruthAnalyzer
+from typer.testing import CliRunner
+
+from neurovision.errors import PacsError
+from neurovision.scan.read import read
+from neurovision.serving.pacs import Ledger, Pacs, SeriesEntry, SeriesFilter, Server, analyze_series, watch
+from neurovision.serving.pacs_cli import pacs_app
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+PASSWORD = "correct-horse"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Orthanc with its DICOMweb plugin on a free port of this machine."""
+    if shutil.which("Orthanc") is None or not PLUGIN.is_file():
+        pytest.skip("Orthanc is not installed (Debian packages orthanc and orthanc-dicomweb)")
+    root, port = tmp_path_factory.mktemp("orthanc"), free_port()
+    config = {
+        "StorageDirectory": str(root), "IndexDirectory": str(root), "Plugins": [str(PLUGIN)], "HttpPort": port,
+        "RemoteAccessAllowed": False, "AuthenticationEnabled": True, "RegisteredUsers": {"nv": PASSWORD},
+        "DicomServerEnabled": False, "OrthancExplorerEnabled": False, "OverwriteInstances": True,
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }  # fmt: skip
+    (root / "config.json").write_text(json.dumps(config))
+    with (root / "log").open("wb") as out:
+        process = subprocess.Popen(["Orthanc", str(root / "config.json")], stdout=out, stderr=out)
+        try:
+            server = Server(f"http://127.0.0.1:{port}/dicom-web", "nv", PASSWORD)
+            Pacs(server, attempts=12, longest_wait=2).studies()  # it is still starting: tried again until it answers
+            yield server
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture()
+def pacs(server: Server) -> Pacs:
+    return Pacs(server, attempts=2, longest_wait=0.1)
+
+
+def sent(pacs: Pacs, folder: Path, uid: str, slices: int = 10, **changes: object) -> SeriesEntry:
+    """Put an oblique series of today into the archive."""
+    pixels = stored(head()[0])[:slices]
+    files = write_series(folder / uid, pixels, oblique(head()[0].affine), uid, StudyDate=f"{date.today():%Y%m%d}", **changes)
+    assert pacs.store(files) == len(files)
+    from pydicom import dcmread
+
+    header = dcmread(files[0], stop_before_pixels=True)
+    (entry,) = pacs.series(header.StudyInstanceUID)
+    assert entry.uid == header.SeriesInstanceUID
+    return entry
+
+
+def objects(pacs: Pacs, entry: SeriesEntry) -> dict[str, int]:
+    """Modalities in the archive's study, with their number of instances."""
+    rows = pacs._client.search_for_instances(entry.study, fields=["Modality"])
+    found = [r["00080060"]["Value"][0] for r in rows]
+    return {m: found.count(m) for m in sorted(set(found))}
+
+
+@pytest.fixture()
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "work" / "ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+def test_list_and_fetch(pacs: Pacs, tmp_path: Path):
+    entry = sent(pacs, tmp_path, "list", SeriesDescription="AX FLAIR")
+    assert (entry.number, entry.description, entry.images) == (3, "AX FLAIR", 10)
+    assert entry.study in [s.uid for s in pacs.studies(date.today())]
+    assert entry.study in [s.uid for s in pacs.studies()]
+    files = pacs.fetch(entry.study, entry.uid, tmp_path / "fetched")
+    assert [f.name for f in files] == [f"{k:04d}.dcm" for k in range(1, 11)]
+    assert np.array_equal(read(tmp_path / "fetched").pixels, read(tmp_path / "list").pixels)
+
+
+def test_round_trip_lines_up_voxel_for_voxel(
+    pacs: Pacs, ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.DEBUG, "neurovision")
+    entry, analyzer = sent(pacs, tmp_path, "round"), TruthAnalyzer(head()[1])
+    work = tmp_path / "work"
+    assert analyze_series(pacs, analyzer, ledger, entry, work) == "stored"
+    assert objects(pacs, entry) == {"MR": 10, "SEG": 1, "SR": 1}
+    rows = pacs._client.search_for_series(entry.study, search_filters={"Modality": "SEG"})
+    (file,) = pacs.fetch(entry.study, rows[0]["0020000E"]["Value"][0], tmp_path / "seg")
+    got = highdicom.seg.segread(file).get_volume(combine_segments=True)
+    affine = oblique(head()[0].affine)
+    there = np.argwhere(got.array > 0) @ got.affine[:3, :3].T + got.affine[:3, 3]
+    index = np.rint((there - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T)
+    assert np.abs((there - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T - index).max() < 1e-3
+    assert {tuple(i) for i in index.astype(int)} == {tuple(i) for i in np.argwhere(head()[1] == 2)}
+    assert [p for p in work.rglob("*.dcm")] == []
+    for secret in (NAME, "PID-4711", entry.uid, entry.study, entry.description):
+        assert secret not in caplog.text
+    assert entry.label in caplog.text
+
+
+def test_nothing_is_done_twice(pacs: Pacs, tmp_path: Path):
+    entry, analyzer = sent(pacs, tmp_path, "twice"), TruthAnalyzer(head()[1])
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "work" / "ledger.sqlite")
+        assert analyze_series(pacs, analyzer, ledger, entry, tmp_path / "work") == "stored"
+        ledger.close()
+    assert analyzer.calls == 1
+    assert objects(pacs, entry) == {"MR": 10, "SEG": 1, "SR": 1}
+
+
+@pytest.mark.parametrize("moment", ["before sending", "after sending", "before the ledger knows"])
+def test_a_crash_repeats_nothing(
+    pacs: Pacs, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+):
+    entry, analyzer = sent(pacs, tmp_path, f"crash {moment}"), TruthAnalyzer(head()[1])
+    sending, noting = pacs.store, ledger.set
+    sends: list[int] = []
+
+    def store(paths):
+        if moment == "before sending":
+            raise KeyboardInterrupt
+        sends.append(sending(paths))
+        if moment == "after sending":
+            raise KeyboardInterrupt
+        return sends[-1]
+
+    def note(uid, state, reason=""):
+        if moment == "before the ledger knows":
+            raise KeyboardInterrupt
+        noting(uid, state, reason)
+
+    with monkeypatch.context() as crash:
+        crash.setattr(pacs, "store", store)
+        crash.setattr(ledger, "set", note)
+        with pytest.raises(KeyboardInterrupt):
+            analyze_series(pacs, analyzer, ledger, entry, tmp_path / "work")
+    monkeypatch.setattr(pacs, "store", lambda paths: sends.append(sending(paths)) or sends[-1])
+    assert analyze_series(pacs, analyzer, ledger, entry, tmp_path / "work") == "stored"
+    assert analyzer.calls == 1
+    assert sum(sends) == 2
+    assert objects(pacs, entry) == {"MR": 10, "SEG": 1, "SR": 1}
+
+
+def test_a_series_that_cannot_be_read_is_refused_once(pacs: Pacs, ledger: Ledger, tmp_path: Path):
+    entry, analyzer = sent(pacs, tmp_path, "gap"), TruthAnalyzer(head()[1], rejected=range(10))
+    for _ in range(2):
+        assert analyze_series(pacs, analyzer, ledger, entry, tmp_path / "work") == "refused"
+    assert analyzer.calls == 1
+    assert objects(pacs, entry) == {"MR": 10}
+
+
+def test_watch_takes_what_has_settled_and_passes(pacs: Pacs, ledger: Ledger, tmp_path: Path):
+    taken = sent(pacs, tmp_path, "watched", SeriesDescription="AX T1 watched")
+    small = sent(pacs, tmp_path, "small", slices=3, SeriesDescription="T1 watched localizer")
+    other = sent(pacs, tmp_path, "other", SeriesDescription="AX T2")
+    analyzer, wanted = TruthAnalyzer(head()[1]), SeriesFilter("t1 watched")
+    watch(pacs, analyzer, ledger, tmp_path / "work", wanted, polls=1, every=0)
+    assert ledger.state(taken.uid) is None
+    watch(pacs, analyzer, ledger, tmp_path / "work", wanted, polls=3, every=0)
+    assert [ledger.state(s.uid) for s in (taken, small, other)] == ["stored", None, None]
+    assert analyzer.calls == 1
+
+
+def test_wrong_password(server: Server):
+    with pytest.raises(PacsError, match=r"HTTP 401\); check the credentials"):
+        Pacs(Server(server.url, "nv", "wrong"), attempts=2).studies()
+
+
+def test_unknown_series(pacs: Pacs, tmp_path: Path):
+    with pytest.raises(PacsError):
+        pacs.fetch("1.2.3", "1.2.3.4", tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line(server: Server, pacs: Pacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entry = sent(pacs, tmp_path, "cli")
+    monkeypatch.setenv("NEUROVISION_PACS_PASSWORD", PASSWORD)
+    address = ["--url", server.url, "--user", "nv"]
+    listed = CliRunner().invoke(pacs_app, ["list", *address])
+    assert entry.study in listed.output
+    assert NAME not in listed.output
+    assert entry.uid in CliRunner().invoke(pacs_app, ["list", entry.study, *address]).output
+    done = CliRunner().invoke(pacs_app, ["fetch", entry.study, entry.uid, "--out", str(tmp_path / "f"), *address])
+    assert done.output.strip() == "10 files"
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers with each status of ``answers`` in turn, then with an empty list."""
+
+    answers: ClassVar[list[int]] = []
+    seen = 0
+
+    def do_GET(self) -> None:
+        type(self).seen += 1
+        status = self.answers.pop(0) if self.answers else 200
+        self.send_response(status)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture()
+def failing() -> Iterator[tuple[type[Failing], ThreadingHTTPServer]]:
+    handler = type("Handler", (Failing,), {"answers": [], "seen": 0})
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    yield handler, http
+    http.shutdown()
+    http.server_close()
+
+
+def test_a_busy_server_is_tried_again(failing):
+    handler, http = failing
+    handler.answers = [503, 502]
+    pacs = Pacs(Server(f"http://127.0.0.1:{http.server_port}"), attempts=4, longest_wait=0.05)
+    assert pacs.studies() == []
+    assert handler.seen == 3
+
+
+def test_a_refusal_is_not_tried_again(failing):
+    handler, http = failing
+    handler.answers = [404] * 9
+    with pytest.raises(PacsError, match="HTTP 404"):
+        Pacs(Server(f"http://127.0.0.1:{http.server_port}"), attempts=4, longest_wait=0.05).studies()
+    assert handler.seen == 1
+
+
+def test_a_server_that_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    pacs = Pacs(Server(f"http://127.0.0.1:{free_port()}"), attempts=3, longest_wait=0.05)
+    with pytest.raises(PacsError, match="after 3 attempts"):
+        pacs.studies()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    watch(pacs, TruthAnalyzer(head()[1]), ledger, tmp_path, SeriesFilter(), polls=2, every=0)
+    assert caplog.text.count("cannot be reached") == 2
+    ledger.close()
+
+
+def test_certificates_are_checked(failing, tmp_path: Path):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    handler, http = failing
+    key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    http.socket = context.wrap_socket(http.socket, server_side=True)
+    url = f"https://localhost:{http.server_port}"
+    with pytest.raises(PacsError, match="certificate is not trusted"):
+        Pacs(Server(url), attempts=3, longest_wait=0.05).studies()
+    assert handler.seen == 0
+    assert Pacs(Server(url, ca=certificate), attempts=1).studies() == []
+
+
+def test_plain_http_stays_on_this_machine():
+    for url in ("http://pacs.example.org/dicom-web", "http://192.168.3.4", "ftp://x", "https://nv:secret@pacs.example.org"):
+        with pytest.raises(PacsError) as caught:
+            Server(url)
+        assert "secret" not in str(caught.value)
+    assert Server("http://192.168.3.4", insecure=True).insecure
+    assert Server("http://[::1]:8042/dicom-web").url
+
+
+def test_credentials_come_from_the_environment_or_the_keyring(monkeypatch: pytest.MonkeyPatch):
+    import keyring
+
+    monkeypatch.setenv("NEUROVISION_PACS_URL", "https://pacs.example.org")
+    monkeypatch.setenv("NEUROVISION_PACS_USER", "nv")
+    monkeypatch.delenv("NEUROVISION_PACS_PASSWORD", raising=False)
+    monkeypatch.setattr(keyring, "get_password", lambda service, user: f"{service}/{user}")
+    assert Server.from_environment().password == "neurovision-pacs/nv"
+    monkeypatch.setenv("NEUROVISION_PACS_PASSWORD", PASSWORD)
+    server = Server.from_environment()
+    assert server.password == PASSWORD
+    assert PASSWORD not in repr(server)
+    monkeypatch.delenv("NEUROVISION_PACS_URL")
+    with pytest.raises(PacsError, match="NEUROVISION_PACS_URL"):
+        Server.from_environment()
+
+
+def test_ledger(tmp_path: Path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.set("1.2.3", "analyzed")
+    ledger.set("1.2.3", "stored")
+    with pytest.raises(PacsError, match="in use"):
+        Ledger(tmp_path / "ledger.sqlite")
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.sqlite")
+    assert (again.state("1.2.3"), again.state("1.2.4")) == ("stored", None)
+    again.close()
+    assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o077 == 0
+    (tmp_path / "text").write_text("not a data base" * 100)
+    with pytest.raises(PacsError, match="no ledger"):
+        Ledger(tmp_path / "text")
+
+
+def test_filter_is_a_regular_expression():
+    with pytest.raises(PacsError, match="regular expression"):
+        SeriesFilter("(")
