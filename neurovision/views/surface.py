@@ -9,7 +9,7 @@ from neurovision.classes import TUMORS
 from neurovision.scan.study import Study
 
 FINEST = 112  # voxels along a slice's longer side: enough for a surface, small enough for a phone
-HEAD_COLOR = (178, 186, 196, 56)
+HEAD_COLOR = (150, 162, 176, 70)
 
 
 def surface(study: Study, mask: np.ndarray) -> bytes | None:

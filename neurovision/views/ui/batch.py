@@ -140,12 +140,11 @@ def batch_table(outcomes: Sequence[Outcome]) -> str:
 def build(room: Room) -> None:
     """Lay out the tab."""
     files = gr.File(label="Scans: pictures, DICOM series, NIfTI", file_count="multiple", height=170, elem_id="batch-files")
-    run = gr.Button("Analyze all", variant="primary", elem_id="batch-run")
+    run = gr.Button("Analyze all", variant="primary", elem_id="batch-run", elem_classes="nv-action")
     summary = gr.HTML()
     table = gr.HTML(parts.empty("Verdicts will be listed here, likeliest tumor first."), elem_id="batch-table")
     results = gr.File(
-        label="CSV table and ZIP of all results", file_count="multiple", interactive=False, height=120,
-        elem_id="batch-results",
+        label="CSV table and ZIP of all results", file_count="multiple", interactive=False, elem_id="batch-results",
     )  # fmt: skip
 
     @speaks

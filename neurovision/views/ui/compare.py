@@ -86,6 +86,7 @@ def _figure(value: float, digits: int = 3) -> str:
 
 def build(case: gr.State, tab: gr.Tab) -> None:
     """Lay out the tab on the scan that is open in Diagnose."""
+    seen = gr.State("")
     with gr.Row():
         with gr.Column(scale=7, min_width=300):
             chosen = gr.CheckboxGroup([], label="Show", info="The vote and each network alone")
@@ -112,14 +113,20 @@ def build(case: gr.State, tab: gr.Tab) -> None:
         return [gallery, parts.swatches(colors), score_table(case.findings, chosen, read)]
 
     @speaks
-    def enter(case: Case | None, style: str) -> list[Any]:
-        """List the networks of the open scan and draw all of them."""
+    def enter(case: Case | None, seen: str, style: str) -> list[Any]:
+        """List the networks of the open scan and draw all of them; coming back to the same scan changes nothing."""
+        key = "" if case is None else case.key
+        if key == seen:
+            return [gr.skip()] * 6
         keys = list(masks(case.findings)) if case and case.findings.members else []
         choices = gr.update(choices=[(name_of(k), k) for k in keys], value=keys)
-        return [choices, None, *compare(case, keys, style, None)]
+        return [key, choices, None, *compare(case, keys, style, None)]
 
     outputs = [gallery, legend, scores]
-    tab.select(enter, [case, style], [chosen, truth, *outputs], api_name="compare_open", show_progress="hidden")
+    tab.select(
+        enter, [case, seen, style], [seen, chosen, truth, *outputs], api_name="compare_open",
+        show_progress="hidden",
+    )  # fmt: skip
     gr.on(
         [chosen.input, style.input, truth.upload, truth.clear], compare, [case, chosen, style, truth], outputs,
         api_name="compare", show_progress="minimal", show_progress_on=[scores],

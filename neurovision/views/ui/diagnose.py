@@ -209,8 +209,8 @@ def build(room: Room) -> gr.State:
         """Forget the open scan."""
         return blank(parts.waiting_card(), (view, style, opacity))
 
-    upload.upload(diagnose, [upload, *look], shown, api_visibility="private", **model_event)
     run.click(diagnose, [upload, *look], shown, api_name="diagnose", **model_event)
+    upload.upload(diagnose, [upload, *look], shown, api_visibility="private", **model_event)
     for k, (button, shipped) in enumerate(zip(buttons, EXAMPLES, strict=True)):
         button.click(
             example, [choice, *look], [upload, *shown], api_name="example" if k == 0 else None,

@@ -20,6 +20,7 @@ from neurovision.views.ui.diagnose import INFERNO, to_screen
 from neurovision.views.ui.room import MODELS, Case, Room, require, speaks
 
 HEIGHT = 430
+NO_SCAN = "Open a scan in Diagnose first; it is explained here."
 COARSEST = "coarsest"  # the layer that Grad-CAM takes unless told
 CHANNELS = ("Red", "Green", "Blue")
 CHANNEL_COLORS = ("#d55e00", "#009e73", "#0072b2")  # Okabe-Ito, in the place of pure red, green and blue
@@ -53,14 +54,17 @@ def clusters_table(labels_area: np.ndarray, intensity: np.ndarray, colors: np.nd
 
 def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
     """Lay out the tab on the scan that is open in Diagnose."""
-    note = gr.HTML(parts.empty("Open a scan in Diagnose first."))
+    seen = gr.State("")
+    note = gr.HTML(parts.empty(NO_SCAN))
     with gr.Tabs():
         with gr.Tab("Grad-CAM"):
             with gr.Row():
                 network = gr.Dropdown([], label="Network", min_width=140)
                 layer = gr.Dropdown([("Coarsest grid", COARSEST)], value=COARSEST, label="Layer", min_width=140)
                 kind = gr.Dropdown([(k.title, k.key) for k in TUMORS], value="glioma", label="Class", min_width=140)
-            show = gr.Button("Show what speaks for the class", variant="primary", elem_id="gradcam")
+            show = gr.Button(
+                "Show what speaks for the class", variant="primary", elem_id="gradcam", elem_classes="nv-action"
+            )
             warm = _picture("Heat of the chosen network", "heat")
             gr.HTML(parts.ramp(INFERNO, "no weight", "most weight"))
             gr.HTML(
@@ -72,6 +76,7 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
             enhanced = gr.ImageSlider(
                 label="Before and after: drag the handle", height=HEIGHT, max_height=HEIGHT, format="png", type="numpy",
                 interactive=False, buttons=["download", "fullscreen"], elem_classes="nv-view",
+                elem_id="musica",
             )  # fmt: skip
         with gr.Tab("K-means") as clusters_tab:
             k = gr.Slider(KS[0], KS[-1], 10, step=1, label="Number of clusters (k)")
@@ -84,13 +89,17 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
             curves = gr.HTML()
 
     @speaks
-    def enter(case: Case | None) -> list[Any]:
-        """List the networks and the likeliest class of the open scan."""
+    def enter(case: Case | None, seen: str) -> list[Any]:
+        """List the networks and the likeliest class of the open scan; coming back to it changes nothing."""
+        key = "" if case is None else case.key
+        if key == seen:
+            return [gr.skip()] * 10
+        blank = [None, None, None, "", None, ""]
         if case is None:
-            return [gr.skip(), gr.skip(), parts.empty("Open a scan in Diagnose first."), None, None, None, "", None, ""]
+            return [key, gr.skip(), gr.skip(), parts.empty(NO_SCAN), *blank]
         names = [m.name for m in room.analyzer().manifest.members]
         networks = gr.update(choices=[(parts.title(n), n) for n in names], value=names[0])
-        return [networks, case.findings.tumor_type or "glioma", "", None, None, None, "", None, ""]
+        return [key, networks, case.findings.tumor_type or "glioma", "", *blank]
 
     @speaks
     def layers(network: str | None) -> dict[str, Any]:
@@ -148,8 +157,8 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
 
     model_event: dict[str, Any] = {"concurrency_id": MODELS, "concurrency_limit": 1}
     tab.select(
-        enter, case, [network, kind, note, warm, enhanced, colored, clusters, sides, curves], api_name="explain_open",
-        show_progress="hidden",
+        enter, [case, seen], [seen, network, kind, note, warm, enhanced, colored, clusters, sides, curves],
+        api_name="explain_open", show_progress="hidden",
     )  # fmt: skip
     network.change(layers, network, layer, api_name="layers", show_progress="hidden", **model_event)
     show.click(explain, [case, network, layer, kind], warm, api_name="gradcam", **model_event)

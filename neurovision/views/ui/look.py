@@ -69,8 +69,9 @@ CSS = """
 .nv-status.nv-wait i { background: var(--nv-void); } .nv-status.nv-bad i { background: var(--nv-tumor); }
 
 .nv-card { border: 1px solid var(--nv-line); border-left: 5px solid var(--nv-void); border-radius: 8px;
-  background: var(--block-background-fill); padding: 16px 18px; min-height: 318px; box-sizing: border-box; }
+  background: var(--block-background-fill); padding: 16px 18px; min-height: 120px; box-sizing: border-box; }
 .nv-card.nv-tumor { border-left-color: var(--nv-tumor); } .nv-card.nv-clear { border-left-color: var(--nv-clear); }
+#verdict .nv-card { min-height: 318px; }
 .nv-card h2 { font-size: 1.5rem; line-height: 1.2; font-weight: 650; margin: 0; display: flex; gap: 10px;
   align-items: center; color: var(--body-text-color); }
 .nv-card h2 svg { flex: none; width: 26px; height: 26px; }
@@ -111,12 +112,12 @@ table.nv-table th, table.nv-table td { padding: 6px 12px; text-align: left;
 table.nv-table th { font-weight: 600; font-size: .8rem; color: var(--body-text-color-subdued); }
 table.nv-table td.nv-n, table.nv-table th.nv-n { text-align: right; }
 table.nv-table tr.nv-vote td { font-weight: 600; }
-table.nv-table td.nv-wrap { white-space: normal; min-width: 16em; }
+table.nv-table .nv-wrap { display: block; white-space: normal; min-width: 18em; }
 .nv-empty { color: var(--body-text-color-subdued); font-size: .92rem; border: 1px dashed var(--nv-line); border-radius: 8px;
   padding: 16px 18px; }
 .nv-chart { width: 100%; height: auto; display: block; }
 .nv-chart text { fill: var(--body-text-color-subdued); font-size: 11px; }
-.nv-facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; }
+.nv-facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 10px; }
 .nv-facts div { border: 1px solid var(--nv-line); border-radius: 8px; padding: 10px 12px;
   background: var(--block-background-fill); }
 .nv-facts b { display: block; font-size: 1.2rem; font-weight: 650; font-variant-numeric: tabular-nums; }
@@ -127,8 +128,15 @@ table.nv-table td.nv-wrap { white-space: normal; min-width: 16em; }
   font-size: .78rem !important; line-height: 1.2; font-weight: 500; gap: 4px !important; white-space: normal; }
 .nv-examples button img { width: 100% !important; max-width: 72px !important; height: auto !important; aspect-ratio: 1;
   object-fit: cover; border-radius: 4px; margin: 0 !important; background: #000; }
-.nv-view img { image-rendering: auto; background: #000; }
-.nv-view .empty { background: var(--nv-soft); }
+.nv-view { background: #0b0f14 !important; }
+.nv-view label[data-testid=block-label], .nv-view .empty { color: #cbd5e1 !important; }
+.nv-gallery .grid-wrap { max-height: none !important; padding-top: 30px; }
+.nv-gallery .caption-label { font-size: .78rem; max-width: 100%; }
+.nv-action { max-width: 340px; }
+.nv-files .file-preview td { padding-top: 6px !important; padding-bottom: 6px !important; }
+.tabs, .tab-wrapper { min-width: 0; max-width: 100%; }
+.tab-wrapper { contain: inline-size; }
+.nv-evaluation { overflow-x: auto; contain: inline-size; }
 button:focus-visible, input:focus-visible, [tabindex]:focus-visible { outline: 2px solid #0f766e !important;
   outline-offset: 2px; }
 .nv-note { font-size: .88rem; color: var(--body-text-color-subdued); line-height: 1.5; }
@@ -136,9 +144,13 @@ button:focus-visible, input:focus-visible, [tabindex]:focus-visible { outline: 2
 @media (max-width: 640px) {
   .nv-examples button { font-size: .66rem !important; padding: 4px 1px !important; }
   .nv-header h1 { font-size: 1.2rem; }
-  .nv-card { min-height: 290px; padding: 14px; }
+  .nv-card { padding: 14px; } #verdict .nv-card { min-height: 290px; }
   .nv-types li { grid-template-columns: 7.6em 1fr 3em; }
   table.nv-table th, table.nv-table td { padding: 6px 8px; }
+  .nv-gallery .grid-container { grid-template-columns: repeat(2, 1fr) !important; }
+  .nv-facts { grid-template-columns: repeat(2, 1fr); }
+  .nv-action { max-width: none; }
+  .tab-container button[role=tab] { padding: 0 7px !important; font-size: .84rem; }
 }
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 """

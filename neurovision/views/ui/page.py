@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 from html import escape
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from neurovision import __version__
+from neurovision.views.examples import FOLDER
 from neurovision.views.ui import batch, compare, diagnose, explain, look, models, parts, report, volume
 from neurovision.views.ui.room import MAX_UPLOAD, Room
 
@@ -39,6 +41,7 @@ HEADERS = (
 def build(room: Room) -> gr.Blocks:
     """Lay out the page. Handlers get the room; whatever a visitor opens stays in that visitor's session."""
     os.environ["GRADIO_TEMP_DIR"] = str(room.folder)
+    gr.set_static_paths([FOLDER, models.EVALUATION])  # the page's own pictures are never copied, so never swept
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(
             f'<header class="nv-header"><div><h1>{TITLE}</h1><p>Five networks segment the slice, trees vote on every pixel.'
@@ -145,4 +148,5 @@ def serve(host: str | None = None, port: int | None = None) -> None:
     room.open()
     app = application(room)
     print(f"{TITLE}\nOpen http://{host}:{port} in a browser; Ctrl+C stops it.", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn hands the signal on; exiting clears the folder
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=3)

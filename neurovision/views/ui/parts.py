@@ -217,7 +217,7 @@ def line_chart(
 
     grid = "".join(
         f'<line x1="{left}" x2="{width - right}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="var(--nv-line)"/>'
-        f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>'
+        f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.{0 if high >= 10 else 2}f}</text>'
         for v in (high * k / 4 for k in range(5))
     )
     lines = "".join(

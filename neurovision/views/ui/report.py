@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from neurovision.views.report import MAX_NOTES, csv_rows, write_csv, write_json, write_pdf
+from neurovision.views.report import MAX_NOTES, csv_rows, verdict_words, write_csv, write_json, write_pdf
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import Case, Room, require, speaks
 
@@ -20,8 +20,8 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
         label="Notes (optional), printed on the report as they are", lines=6, max_lines=12, max_length=MAX_NOTES,
         placeholder="Do not write a patient's name here unless the report may carry it.", elem_id="notes",
     )  # fmt: skip
-    make = gr.Button("Make the report", variant="primary", elem_id="make-report")
-    files = gr.File(label="PDF, JSON and CSV", file_count="multiple", interactive=False, height=170, elem_id="report-files")
+    make = gr.Button("Make the report", variant="primary", elem_id="make-report", elem_classes="nv-action")
+    files = gr.File(label="PDF, JSON and CSV", file_count="multiple", interactive=False, elem_id="report-files")
     gr.HTML(
         '<p class="nv-fine">One or two pages: scan, overlay, verdict, measurements, each network, versions, time and'
         " disclaimer. JSON and CSV hold the same facts.</p>"
@@ -42,7 +42,12 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
         """Tell which scan the report will be of, and forget an older report."""
         if case is None:
             return [parts.empty(NO_SCAN), None]
-        return [parts.regions_table(case.findings), None]
+        findings = case.findings
+        probability = findings.tumor_probability
+        named = [("scan", parts.escape(findings.source.name)), ("verdict", verdict_words(findings))]
+        if probability is not None:
+            named.append(("calibrated probability of a tumor", parts.percent(probability)))
+        return [parts.facts(named), None]
 
     make.click(report, [case, notes], files, api_name="report")
     tab.select(enter, case, [about, files], api_name="report_open", show_progress="hidden")

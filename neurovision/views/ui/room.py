@@ -54,6 +54,11 @@ class Case:
     study: Study
     findings: Findings
 
+    @property
+    def key(self) -> str:
+        """Tells whether a tab has drawn this case already."""
+        return f"{self.findings.source.sha256}/{self.findings.slice_index}"
+
 
 def require(case: Case | None) -> Case:
     """The open case.
@@ -122,13 +127,16 @@ class Room:
         return Path(tempfile.mkdtemp(dir=self.folder)) / name
 
     def sweep(self, keep: float = KEEP_SECONDS) -> None:
-        """Remove files that are older than ``keep`` seconds, then folders that are left empty."""
+        """Remove files that came here more than ``keep`` seconds ago, then folders that are left empty.
+
+        A copy keeps the time at which its original was written, so the time of its own last change counts.
+        """
         limit = time.time() - keep
         for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder's files come before the folder
             try:
-                if path.is_file() and path.stat().st_mtime < limit:
+                if path.is_file() and path.stat().st_ctime < limit:
                     path.unlink()
-                elif path.is_dir() and path.stat().st_mtime < limit:
+                elif path.is_dir() and path.stat().st_ctime < limit:
                     path.rmdir()
             except OSError:  # in use again, not empty, or gone already
                 continue

@@ -83,15 +83,17 @@ def lesions_table(found: VolumeFindings) -> str:
     """Every lesion; slices are counted from 1."""
     if not found.lesions:
         return parts.empty("No lesion is marked in this volume.")
+    metric = found.lesions[0].volume_ml is not None
     rows = [
         [
-            str(i), parts.type_cell(x.type), "" if x.volume_ml is None else f"{x.volume_ml:.2f}", str(x.voxels),
-            f"{x.first_slice + 1}-{x.last_slice + 1}",
-            "" if x.longest_diameter_mm is None else f"{x.longest_diameter_mm:.1f}", x.side,
+            str(i), parts.type_cell(x.type), str(x.voxels) if x.volume_ml is None else f"{x.volume_ml:.2f}",
+            f"{x.first_slice + 1} to {x.last_slice + 1}",
+            f"{x.longest_diameter_px if x.longest_diameter_mm is None else x.longest_diameter_mm:.1f}", x.side,
         ]
         for i, x in enumerate(found.lesions, 1)
     ]  # fmt: skip
-    head = ["##", "Type", "#Volume (ml)", "#Voxels", "Slices", "#Longest (mm)", "Side"]
+    volume, length = ("ml", "mm") if metric else ("voxels", "px")
+    head = ["##", "Type", f"#Volume ({volume})", "Slices", f"#Longest ({length})", "Side"]
     return parts.table("Lesions through the slices", head, rows)
 
 
@@ -125,12 +127,18 @@ def build(room: Room, case: gr.State) -> None:
     stack = gr.State(None, time_to_live=3600)
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300):
-            files = gr.File(label="Slices of one head: NIfTI, DICOM series or pictures", file_count="multiple", height=132)
+            files = gr.File(
+                label="Slices of one head: NIfTI, DICOM series or pictures", file_count="multiple", height=132,
+                elem_id="volume-files",
+            )  # fmt: skip
             with gr.Row():
                 run = gr.Button("Analyze all slices", variant="primary", elem_id="volume-run")
-                example = gr.Button("Example: glioma, 24 slices", elem_id="volume-example")
+                example = gr.Button("Example: 24 slices", elem_id="volume-example")
             opened = gr.Button("Use the scan that is open in Diagnose", size="sm")
             card = gr.HTML(parts.card("void", "No volume yet", f"<p>{WAITING}</p>"), elem_id="volume-verdict")
+            figures = gr.HTML()
+            lesions = gr.HTML()
+            written = gr.DownloadButton("Findings (JSON)", interactive=False, size="sm")
         with gr.Column(scale=7, min_width=300):
             picture = gr.Image(
                 label="Slice with the marked regions", height=HEIGHT, format="png", type="numpy", interactive=False,
@@ -140,15 +148,9 @@ def build(room: Room, case: gr.State) -> None:
             number = gr.Slider(1, 2, 1, step=1, label="Slice", interactive=False, elem_id="volume-number")
             gr.HTML(parts.legend())
             chart = gr.HTML(elem_id="volume-profile")
-    figures = gr.HTML()
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=7, min_width=300):
-            lesions = gr.HTML()
-            written = gr.DownloadButton("Findings (JSON)", interactive=False, size="sm")
-        with gr.Column(scale=5, min_width=300):
             model = gr.Model3D(
-                label="Surface: drag to turn, scroll to zoom", height=360, interactive=False,
-                clear_color=(0.93, 0.95, 0.97, 1.0), elem_id="volume-surface",
+                label="Surface: drag to turn, scroll to zoom", height=380, interactive=False,
+                clear_color=(0.043, 0.059, 0.078, 1.0), elem_classes="nv-view", elem_id="volume-surface",
             )  # fmt: skip
 
     def show(study: Study, progress: gr.Progress) -> list[Any]:

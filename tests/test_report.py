@@ -1,0 +1,108 @@
+"""The report: PDF, JSON and CSV hold the same facts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from standin import standin
+
+from neurovision.ensemble.findings import Findings
+from neurovision.errors import DataError
+from neurovision.scan.phantom import phantom, phantom_volume
+from neurovision.views.report import (
+    DISCLAIMER,
+    MAX_LINES,
+    MAX_NOTES,
+    csv_rows,
+    region_sizes,
+    summary_row,
+    write_csv,
+    write_json,
+    write_pdf,
+)
+
+
+@pytest.fixture(scope="module")
+def found() -> Findings:
+    return standin().analyze(phantom("glioma", 4)[0])
+
+
+def text_of(path: Path) -> tuple[int, str]:
+    """Number of pages and their text, line ends as spaces."""
+    import pypdfium2
+
+    document = pypdfium2.PdfDocument(path)
+    pages = [page.get_textpage().get_text_range() for page in document]
+    return len(pages), " ".join(" ".join(pages).split())
+
+
+def test_pdf_says_what_was_found(found: Findings, tmp_path: Path) -> None:
+    write_pdf(found, tmp_path / "r.pdf", "Größe geprüft, см. прежний снимок.")
+    pages, text = text_of(tmp_path / "r.pdf")
+    assert pages == 1
+    for words in (
+        "Tumor detected", f"probability of a tumor {found.tumor_probability:.2f}", found.weights, "phantom-glioma-4",
+        "U-Net", "DGNet", f"{found.regions[0].area_px}", "Größe geprüft, см. прежний снимок.", " ".join(DISCLAIMER.split()),
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_pdf_never_has_more_than_two_pages(found: Findings, tmp_path: Path) -> None:
+    line = "x" * (MAX_NOTES // MAX_LINES - 1)
+    many = replace(found, regions=found.regions[:1] * 40, warnings=("A long warning of one line and more. " * 4,) * 3)
+    write_pdf(many, tmp_path / "r.pdf", "\n".join([line] * MAX_LINES))
+    assert text_of(tmp_path / "r.pdf")[0] == 2
+
+
+def test_rejected_and_negative_findings_have_a_report_too(tmp_path: Path) -> None:
+    healthy = standin().analyze(phantom("healthy", 4)[0])
+    write_pdf(healthy, tmp_path / "h.pdf")
+    assert "does not exclude a tumor" in text_of(tmp_path / "h.pdf")[1]
+    rejected = replace(
+        healthy, status="rejected", reason="No head.", verdict=None, tumor_probability=None, threshold=None, members=()
+    )
+    write_pdf(rejected, tmp_path / "x.pdf")
+    text = text_of(tmp_path / "x.pdf")[1]
+    assert "Not a brain MRI" in text and "No head." in text
+    assert len(csv_rows(rejected)) == 1 and csv_rows(rejected)[0]["tumor_probability"] == ""
+
+
+def test_too_long_notes_are_refused(found: Findings, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"at most {MAX_NOTES} characters"):
+        write_pdf(found, tmp_path / "r.pdf", "x" * (MAX_NOTES + 1))
+    with pytest.raises(DataError, match="lines"):
+        write_json(found, tmp_path / "r.json", "x\n" * MAX_LINES + "x")
+    assert not (tmp_path / "r.pdf").exists()
+
+
+def test_json_and_csv_hold_the_same_facts(tmp_path: Path) -> None:
+    study, _ = phantom_volume("glioma", 4, slices=9)
+    found = standin().analyze(study, 5)
+    write_json(found, tmp_path / "r.json", "note")
+    write_csv(csv_rows(found), tmp_path / "r.csv")
+    plain = json.loads((tmp_path / "r.json").read_text())
+    with (tmp_path / "r.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert plain["report"]["notes"] == "note" and plain["report"]["disclaimer"] == DISCLAIMER
+    assert len(rows) == len(plain["regions"]) > 0
+    for row, region in zip(rows, plain["regions"], strict=True):
+        assert float(row["region_area_mm2"]) == region["area_mm2"] and row["region_side"] == region["side"]
+        assert float(row["tumor_probability"]) == plain["tumor_probability"]
+    assert float(rows[0]["tumor_area_mm2"]) == pytest.approx(sum(r["area_mm2"] for r in plain["regions"]), abs=0.02)
+
+
+def test_sizes_are_millimeters_only_where_spacing_is_known(found: Findings) -> None:
+    region = found.regions[0]
+    assert region_sizes(region) == (region.area_px, region.longest_diameter_px, region.perpendicular_diameter_px)
+    known = replace(region, area_mm2=2.0, longest_diameter_mm=3.0, perpendicular_diameter_mm=1.0)
+    assert region_sizes(known) == (2.0, 3.0, 1.0)
+
+
+def test_a_file_name_cannot_become_a_formula(found: Findings, tmp_path: Path) -> None:
+    named = replace(found, source=replace(found.source, name="=HYPERLINK(1).png"))
+    write_csv([summary_row(named)], tmp_path / "r.csv")
+    assert "'=HYPERLINK" in (tmp_path / "r.csv").read_text()
