@@ -63,7 +63,8 @@ def refusal(gray: np.ndarray, canvas: Canvas) -> str | None:
         gray: float32 ``(H, W)`` in [0, 1].
         canvas: Its canvas.
     """
-    if float(gray.std()) < 0.01:
+    darkest, brightest = np.percentile(gray, (0.5, 99.5))
+    if brightest - darkest < 0.015:  # four levels of 256; the end slices of a volume are dim, but not that dim
         return "The picture has almost no contrast; there is nothing to read."
     p = canvas.pixels - canvas.pixels.mean()
     smoothness = float((p[:, 1:] * p[:, :-1]).mean() / max((p * p).mean(), 1e-9))

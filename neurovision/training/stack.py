@@ -189,7 +189,7 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> dict[str, Any]:
     for group in np.unique(groups):
         same_truth = {g for g, t in zip(groups, truth, strict=True) if t == truth[groups == group][0]}
         weights[groups == group] = 1 / ((groups == group).sum() * len(same_truth))
-    mean, scale = rows.mean(0), np.maximum(rows.std(0), 1e-6)
+    mean, scale = rows.mean(0), np.maximum(rows.std(0), 0.05)  # a feature that hardly varies must not decide
     model = LogisticRegression(C=1.0).fit((rows - mean) / scale, truth, sample_weight=weights * len(items) / 2)
     score = model.predict_proba((rows - mean) / scale)[:, 1]
     order = np.argsort(score[truth])
