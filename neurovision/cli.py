@@ -13,9 +13,13 @@ import typer
 
 from neurovision import __version__
 from neurovision.errors import NeurovisionError
+from neurovision.serving.pacs_cli import pacs_app
 
 if TYPE_CHECKING:
     from neurovision.ensemble.findings import Findings
+    from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.ensemble.volume import VolumeFindings
+    from neurovision.scan.study import Study
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not for users
 
@@ -27,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(pacs_app, name="pacs")
+
 Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
 Data = Annotated[Path | None, typer.Option(help="Prepared scans; NEUROVISION_DATA by default.")]
 Runs = Annotated[Path, typer.Option(help="Folder of training runs.")]
@@ -36,6 +42,7 @@ class EngineChoice(StrEnum):
     """Names of ``ensemble.engine.ENGINES``; a test keeps them equal."""
 
     auto = "auto"
+    openvino = "openvino"
     keras = "keras"
     reference = "reference"
 
@@ -72,19 +79,25 @@ def predict(
     weights: Weights = None,
     engine: Engine = EngineChoice.auto,
     report: Annotated[Report | None, typer.Option(help="Also write a report.")] = None,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Write a Secondary Capture for scans that are not DICOM.")] = False,
+    fractional: Annotated[bool, typer.Option("--fractional", help="Also write the probability as DICOM SEG.")] = False,
+    anonymize: Annotated[
+        bool, typer.Option("--anonymize", "--anonymise", help="De-identify DICOM first; the copies go beside the results.")
+    ] = False,
 ) -> None:
     """Analyze scans: for each X.png write X.json, X.mask.png (class indices 0 to 4) and X.overlay.png.
 
-    A file that cannot be read, or is no brain MRI, is named with the reason on standard error and in its JSON; the
-    others go on. The exit code is 1 if there was one.
+    A DICOM file or series also gets X.seg.dcm and X.sr.dcm; a volume gets X.mask.nii.gz instead of X.mask.png. A file
+    that cannot be read, or is no brain MRI, is named with the reason on standard error and in its JSON; the others go
+    on. The exit code is 1 if there was one.
     """
     from tqdm import tqdm
 
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.errors import ScanError
-    from neurovision.scan.read import find_scans, read
+    from neurovision.scan.read import group_scans, kind_of, read_files
 
-    scans = find_scans(paths)
+    scans = group_scans(paths)
     if not scans:
         print("neurovision: there is no scan in the given folders.", file=sys.stderr)
         raise typer.Exit(1)
@@ -92,22 +105,37 @@ def predict(
     analyzer = Analyzer.load(weights, engine.value)
     failed = 0
     used: set[str] = set()
-    for path in tqdm(scans, unit="scan", disable=None):
-        stem = _free_stem(path.stem, used)
+    for files in tqdm(scans, unit="scan", disable=None):
+        path = files[0] if len(files) == 1 else files[0].parent
+        stem = _free_stem(_stem(path), used)
         reason: str | None
         try:
-            findings = analyzer.analyze(read(path))
+            if anonymize and kind_of(files[0]) == "DICOM":
+                from neurovision.scan.deidentify import deidentify
+
+                files = tuple(deidentify(files, out / f"{stem}.deidentified"))
+            study = read_files(files, path.name)
+            findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
+            _write_findings(analyzer, findings, study, files, out, stem, report)
+            if study.source.format == "DICOM" or dicom:
+                from neurovision.views.dicom_out import write_dicom
+
+                write_dicom(findings, study, files, out, stem, fractional)
         except ScanError as e:
             reason = str(e).removeprefix(f"{path.name}: ")
             _write(out / f"{stem}.json", json.dumps(_unread(path.name, reason), indent=1).encode())
         else:
             reason = findings.reason
-            _write_findings(findings, out, stem, report)
         if reason is not None:
             failed += 1
             tqdm.write(f"{path.name}: {reason}", file=sys.stderr)
     if failed:
         raise typer.Exit(1)
+
+
+def _stem(path: Path) -> str:
+    """The name without its suffix, ``.nii.gz`` being one."""
+    return path.name.removesuffix(".nii.gz") if path.name.endswith(".nii.gz") else path.stem
 
 
 def _free_stem(stem: str, used: set[str]) -> str:
@@ -136,15 +164,43 @@ def _write(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _write_findings(findings: Findings, out: Path, stem: str, report: Report | None) -> None:
+def _volume(analyzer: Analyzer, study: Study) -> VolumeFindings:
+    from tqdm import tqdm
+
+    from neurovision.ensemble.volume import analyze_volume
+
+    with tqdm(total=study.n_slices, unit="slice", leave=False, disable=None) as bar:
+        return analyze_volume(analyzer, study, lambda done, _: bar.update(done - bar.n))
+
+
+def _write_findings(
+    analyzer: Analyzer,
+    findings: Findings | VolumeFindings,
+    study: Study,
+    files: tuple[Path, ...],
+    out: Path,
+    stem: str,
+    report: Report | None,
+) -> None:
+    """Write the files that every kind of scan gets; of a volume, overlay and report show its largest slice."""
     import cv2
 
-    for name, picture in ((f"{stem}.mask.png", findings.mask), (f"{stem}.overlay.png", findings.overlay()[..., ::-1])):
-        _write(out / name, cv2.imencode(".png", picture)[1].tobytes())
+    from neurovision.ensemble.findings import Findings
+
+    if isinstance(findings, Findings):
+        shown = findings
+        _write(out / f"{stem}.mask.png", cv2.imencode(".png", findings.mask)[1].tobytes())
+    else:
+        from neurovision.views.dicom_out import write_nifti_mask
+
+        largest = findings.largest_slice
+        shown = analyzer.analyze(study, study.n_slices // 2 if largest is None else largest)
+        write_nifti_mask(findings, study, files[0], out / f"{stem}.mask.nii.gz")
+    _write(out / f"{stem}.overlay.png", cv2.imencode(".png", shown.overlay()[..., ::-1])[1].tobytes())
     if report is Report.pdf:
         from neurovision.views.report import write_pdf
 
-        write_pdf(findings, out / f"{stem}.pdf")
+        write_pdf(shown, out / f"{stem}.pdf")
     _write(out / f"{stem}.json", json.dumps(findings.to_json(), indent=1).encode())
 
 
@@ -259,13 +315,36 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("docs/evaluation"),
     weights: Weights = None,
     engine: Engine = EngineChoice.auto,
+    runs: Runs = Path("runs"),
+    source: Annotated[list[str] | None, typer.Option(help="Only this data set; may be given more than once.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many scans of each data set: a trial.")] = None,
+    failures: Annotated[
+        Path | None, typer.Option(help="Draw the worst cases into this folder; they are patients' pictures.")
+    ] = None,
 ) -> None:
-    """Measure every member, the vote and the verdict on one fold; write Markdown, JSON and figures."""
-    from neurovision.evaluation.evaluate import evaluate as run
-    from neurovision.training.dataset import data_root
+    """Measure every member, the vote and the verdict on one fold; write Markdown, JSON and figures.
 
-    run(data_root(data), fold, out, weights=weights, engine=engine.value)
+    After a full run on an unseen fold the model card beside the folder is written anew.
+    """
+    from neurovision.evaluation.card import write_card
+    from neurovision.evaluation.evaluate import evaluate as run
+    from neurovision.training.dataset import SOURCES, data_root
+
+    run(
+        data_root(data),
+        fold,
+        out,
+        weights=weights,
+        engine=engine.value,
+        sources=tuple(source or SOURCES),
+        limit=limit,
+        histories=runs if runs.is_dir() else None,
+        failures=failures,
+    )
     print(out / "evaluation.md")
+    if limit is None and not source:
+        write_card(weights, out / "evaluation.json", out.parent / "MODEL_CARD.md")
+        print(out.parent / "MODEL_CARD.md")
 
 
 def _numbers(text: str) -> list[int]:

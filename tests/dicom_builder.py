@@ -87,7 +87,9 @@ def write_series(folder: Path, pixels: np.ndarray, affine: np.ndarray, uid: str 
     paths = []
     for k, plane in enumerate(pixels):
         dataset = header(uid, pixels)
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[uid, str(k)])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid(
+            entropy_srcs=[uid, folder.name, str(k)]
+        )
         dataset.InstanceNumber = len(pixels) - k
         for key, value in {**geometry(affine, k), **changes}.items():
             setattr(dataset, key, value)

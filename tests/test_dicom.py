@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from pathlib import Path
 
@@ -175,6 +176,26 @@ def test_a_place_twice_is_refused(tmp_path: Path, affine: np.ndarray):
     files = write_series(tmp_path / "1", pixels, affine) + write_series(tmp_path / "2", pixels, affine)
     with pytest.raises(UnsupportedScan, match="lie at the same place"):
         read_files(files)
+
+
+def test_a_file_twice_is_read_once(tmp_path: Path, series: Path):
+    shutil.copytree(series, tmp_path / "s")
+    shutil.copy(next(series.glob("*-3.dcm")), tmp_path / "s" / "copy.dcm")
+    assert np.array_equal(read(tmp_path / "s").pixels, read(series).pixels)
+
+
+def test_a_folder_holds_more_than_its_series(tmp_path: Path, series: Path):
+    shutil.copytree(series, tmp_path / "s")
+    report = dcmread(next(series.iterdir()))
+    report.Modality, report.SOPInstanceUID = "SR", "1.2.3"
+    report.save_as(tmp_path / "s" / "report.dcm")
+    assert read(tmp_path / "s").n_slices == 10
+    assert [len(g) for g in group_scans([tmp_path / "s"])] == [10]
+    assert [len(g) for g in group_scans([tmp_path / "s", tmp_path / "s" / "report.dcm"])] == [10, 1]
+    (tmp_path / "s" / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"junk" * 50)
+    assert [len(g) for g in group_scans([tmp_path / "s"])] == [10, 1]
+    with pytest.raises(DamagedScan, match=r"bad\.dcm: "):
+        read(tmp_path / "s")
 
 
 def test_gantry_tilt_is_told_and_measured_along_the_normal(tmp_path: Path):

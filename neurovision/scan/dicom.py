@@ -142,34 +142,56 @@ def read_headers(paths: Sequence[Path], name: str) -> Series:
         ScanError: As :func:`read_dicom_series`.
     """
     headers = tuple(parse(load(p), p.name, pixels=False) for p in paths)
-    frames = [f for k, (d, p) in enumerate(zip(headers, paths, strict=True)) for f in _image_frames(d, k, p.name)]
+    seen: set[str] = set()
+    frames = [
+        frame
+        for k, (header, path) in enumerate(zip(headers, paths, strict=True))
+        if not _is_copy(header, seen)
+        for frame in _image_frames(header, k, path.name)
+    ]
     return _one_stack(frames, headers, name)
 
 
-def group_dicom(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+def group_dicom(paths: Sequence[Path]) -> tuple[list[tuple[Path, ...]], list[Path], list[Path]]:
     """Sort DICOM files into MR series by their headers: same series, size, orientation, spacing and contrast.
 
-    Files of other modalities, without an image or unreadable are left out, unless nothing else is there: then each
-    is a group of its own, so that reading it says what is wrong.
-
     Returns:
-        Groups of files, each in slice order, sorted by their first file's name.
+        Groups of files, each in slice order, sorted by their first file's name; files of other modalities or without
+        an image, which belong to none; files that cannot be read. A second copy of an object is in none of them.
     """
     frames: list[Frame] = []
-    whole: list[tuple[Path, ...]] = []  # multi-frame files stay whole
-    rest: list[tuple[Path, ...]] = []
+    groups: list[tuple[Path, ...]] = []
+    others: list[Path] = []
+    damaged: list[Path] = []
+    seen: set[str] = set()
     for k, path in enumerate(paths):
         try:
-            found = _image_frames(parse(load(path), path.name, pixels=False), k, path.name)
-        except (DamagedScan, UnsupportedScan, ScanTooLarge):
-            rest.append((path,))
+            dataset = parse(load(path), path.name, pixels=False)
+            found = _image_frames(dataset, k, path.name)
+        except UnsupportedScan:
+            others.append(path)
+            continue
+        except (DamagedScan, ScanTooLarge):
+            damaged.append(path)
+            continue
+        if _is_copy(dataset, seen):
             continue
         if len(found) > 1:
-            whole.append((path,))
+            groups.append((path,))  # a multi-frame file is a scan by itself
         else:
             frames += found
-    groups = [tuple(paths[f.file] for f in _in_order(g)) for g in _stacks(frames)] + whole
-    return sorted(groups or rest, key=lambda g: min(p.name for p in g))
+    groups += [tuple(paths[f.file] for f in _in_order(g)) for g in _stacks(frames)]
+    return sorted(groups, key=lambda g: min(p.name for p in g)), others, damaged
+
+
+def _is_copy(dataset: Dataset, seen: set[str]) -> bool:
+    """Whether an object of this UID was seen before; exports often hold a file twice."""
+    uid = str(dataset.get("SOPInstanceUID", "") or "")
+    if uid in seen:
+        return True
+    if uid:
+        seen.add(uid)
+    return False
 
 
 def series_number(path: Path) -> int | None:

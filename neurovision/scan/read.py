@@ -46,8 +46,12 @@ def read_bytes(data: bytes, name: str) -> Study:
     return images.read_image(data, name)
 
 
-def read_files(paths: Sequence[Path | str]) -> Study:
+def read_files(paths: Sequence[Path | str], name: str | None = None) -> Study:
     """Read the files of one scan: a single file, or the DICOM files of one series in any order.
+
+    Args:
+        paths: The files.
+        name: Of a series, for messages and for the Study; its number by default.
 
     Raises:
         ScanError: Not readable as one scan.
@@ -59,10 +63,12 @@ def read_files(paths: Sequence[Path | str]) -> Study:
 
     if len(files) > MAX_FILES:
         raise UnsupportedScan(f"A series may have {MAX_FILES} files; received {len(files)}.")
-    if not files or any(sniff(_head(f)) != "DICOM" for f in files):
+    if not files or any(kind_of(f) != "DICOM" for f in files):
         raise UnsupportedScan("Several files make one scan only where all are DICOM files of one series.")
-    number = series_number(files[0])
-    return read_dicom_series(files, "series" if number is None else f"series-{number}")
+    if name is None:
+        number = series_number(files[0])
+        name = "series" if number is None else f"series-{number}"
+    return read_dicom_series(files, name)
 
 
 def read_many(paths: Sequence[Path | str]) -> list[Study]:
@@ -86,16 +92,19 @@ def group_scans(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
     Raises:
         UnsupportedScan: More than MAX_FILES files.
     """
-    files = [f for p in paths for f in (_scan_files(p) if p.is_dir() else [p])]
+    files = list(dict.fromkeys(f for p in paths for f in (_scan_files(p) if p.is_dir() else [p])))
     if len(files) > MAX_FILES:
         raise UnsupportedScan(f"At most {MAX_FILES} files are read at once; received {len(files)}.")
-    dicom = [f for f in files if sniff(_head(f)) == "DICOM"]
+    dicom = [f for f in files if kind_of(f) == "DICOM"]
     others = [(f,) for f in files if f not in set(dicom)]
     if not dicom:
         return list(others)
     from neurovision.scan.dicom import group_dicom
 
-    return [*others, *group_dicom(dicom)]
+    groups, strange, damaged = group_dicom(dicom)
+    named = set(paths)
+    # A folder may hold reports and other modalities beside a series; a file that was named is always answered for.
+    return [*others, *groups, *((f,) for f in strange if f in named or not groups), *((f,) for f in damaged)]
 
 
 def find_scans(paths: Sequence[Path]) -> list[Path]:
@@ -123,9 +132,18 @@ def sniff(head: bytes) -> str:
     return "NIfTI" if nifti.is_nifti(head) else "picture"
 
 
+def kind_of(file: Path) -> str:
+    """What :func:`sniff` says of a file; ``"picture"`` where it cannot be opened."""
+    try:
+        with file.open("rb") as stream:
+            return sniff(stream.read(HEAD))
+    except OSError:
+        return "picture"
+
+
 def _read_folder(folder: Path) -> Study:
     files = _scan_files(folder)
-    dicom = [f for f in files if sniff(_head(f)) == "DICOM"]
+    dicom = [f for f in files if kind_of(f) == "DICOM"]
     if len(files) > MAX_FILES:
         raise UnsupportedScan(f"{folder.name}: a folder may hold {MAX_FILES} files; received {len(files)}.")
     if not dicom:
@@ -134,7 +152,9 @@ def _read_folder(folder: Path) -> Study:
         raise UnsupportedScan(f"{folder.name}: a folder is read as one DICOM series; it holds none, give a file instead.")
     from neurovision.scan.dicom import group_dicom, read_dicom_series
 
-    groups = group_dicom(dicom)
+    groups, strange, damaged = group_dicom(dicom)
+    if damaged or not groups:
+        return read((damaged or strange)[0])  # which says what is wrong with it
     if len(groups) > 1:
         sizes = ", ".join(str(len(g)) for g in groups[:6])
         raise UnsupportedScan(
@@ -151,7 +171,7 @@ def _scan_files(folder: Path) -> list[Path]:
         if name.startswith(".") or name.endswith(NOT_SCANS) or not file.is_file():
             continue
         known = name.endswith((*images.SUFFIXES, *nifti.SUFFIXES))
-        if known or (file.suffix.lower() in DICOM_SUFFIXES and sniff(_head(file)) == "DICOM"):
+        if known or (file.suffix.lower() in DICOM_SUFFIXES and kind_of(file) == "DICOM"):
             found.append(file)
     return found
 
@@ -160,19 +180,11 @@ def _dicom_count(folder: Path) -> int:
     return sum(f.suffix.lower() in DICOM_SUFFIXES for f in _scan_files(folder) if f.parent == folder)
 
 
-def _head(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(HEAD)
-    except OSError:
-        return b""
-
-
 def _load(file: Path) -> bytes:
     """Read a file, but no more than its format may have and one byte, which tells the reader that it is too large."""
     if not file.is_file():
         raise DamagedScan(f"{file.name}: there is no such file.")
-    limit = images.MAX_BYTES if sniff(_head(file)) == "picture" else nifti.MAX_FILE_BYTES
+    limit = images.MAX_BYTES if kind_of(file) == "picture" else nifti.MAX_FILE_BYTES
     try:
         with file.open("rb") as stream:
             return stream.read(limit + 1)
@@ -185,9 +197,10 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """The files behind a scan that :func:`read` takes: the file itself, or the files of a folder's DICOM series."""
     if not path.is_dir():
         return (path,)
-    dicom = [f for f in _scan_files(path) if sniff(_head(f)) == "DICOM"]
+    dicom = [f for f in _scan_files(path) if kind_of(f) == "DICOM"]
     if not dicom:
         return tuple(_scan_files(path))
     from neurovision.scan.dicom import group_dicom
 
-    return group_dicom(dicom)[0]
+    groups, strange, damaged = group_dicom(dicom)
+    return groups[0] if groups else (*strange, *damaged)

@@ -22,9 +22,9 @@ from neurovision.classes import TUMORS, PixelClass
 from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.volume import VolumeFindings
 from neurovision.errors import UnsupportedScan
-from neurovision.scan.nifti import RAS_TO_LPS, is_nifti, read_grid
+from neurovision.scan.nifti import RAS_TO_LPS, read_grid
 from neurovision.scan.paint import paint
-from neurovision.scan.read import files_of
+from neurovision.scan.read import files_of, kind_of
 from neurovision.scan.study import Study
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def write_nifti_mask(
     labels = _stack(result.mask, result, study)
     affine = RAS_TO_LPS @ (np.eye(4) if study.affine is None else study.affine)
     known = study.affine is not None
-    if source_path is not None and _is_nifti(source_path):
+    if source_path is not None and kind_of(source_path) == "NIfTI":
         grid = read_grid(source_path)
         labels, affine, known = np.ascontiguousarray(grid.to_file(labels)), grid.file_affine, grid.known
     image = nibabel.Nifti1Image(labels, affine)
@@ -151,11 +151,6 @@ def write_nifti_mask(
     part = out.with_name(f".part-{out.name}")
     nibabel.save(image, part)
     return part.replace(out)
-
-
-def _is_nifti(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return is_nifti(stream.read(64 * 1024))
 
 
 def _stem(name: str) -> str:
