@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,8 @@ def train(
             model = _phase_model(recipe, phase, previous)
             groups = grouped(items, phase.size, out.parent / "cache")
             validation = _validation(checks, phase.size, out.parent / "cache")
-            _fit(model, recipe, phase, Batches(groups, recipe, seed + number), validation, out / f"phase{number}", verbose)
+            batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
+            _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             _save_weights(model, finished)
         previous = finished
     assert previous is not None

@@ -19,12 +19,14 @@ class Phase:
         epochs: At most this many.
         learning_rate: Peak of Adam's rate.
         freeze_encoder: Train the decoder only.
+        batch: Scans a step, where it is not the recipe's.
     """
 
     size: int
     epochs: int
     learning_rate: float = 1e-4
     freeze_encoder: bool = False
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
