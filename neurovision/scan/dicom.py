@@ -282,6 +282,8 @@ def _image_frames(dataset: Dataset, file: int, name: str) -> list[Frame]:
         ScanTooLarge: Too many pixels or frames.
     """
     try:
+        if not dataset.get("SOPClassUID") and dataset.get("Rows") is None:
+            raise DamagedScan(f"{name}: the DICOM file is damaged: it does not say what it holds; export it again.")
         modality = str(dataset.get("Modality", "MR") or "MR").strip()
         if modality != "MR":
             shown = modality if re.fullmatch(r"[A-Z0-9]{2,8}", modality) else "another kind"
