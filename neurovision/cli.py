@@ -95,7 +95,7 @@ def predict(
 
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.errors import ScanError
-    from neurovision.scan.read import group_scans, kind_of, read_files
+    from neurovision.scan.read import DEIDENTIFIED, group_scans, kind_of, read_files
 
     scans = group_scans(paths)
     if not scans:
@@ -113,7 +113,7 @@ def predict(
             if anonymize and kind_of(files[0]) == "DICOM":
                 from neurovision.scan.deidentify import deidentify
 
-                files = tuple(deidentify(files, out / f"{stem}.deidentified"))
+                files = tuple(deidentify(files, out / f"{stem}{DEIDENTIFIED}"))
             study = read_files(files, path.name)
             findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
             _write_findings(analyzer, findings, study, files, out, stem, report)

@@ -12,7 +12,9 @@ from neurovision.scan.study import Study
 HEAD = 64 * 1024  # bytes that tell a format
 MAX_FILES = 4096  # of a folder or an upload
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
-NOT_SCANS = (".seg.dcm", ".sr.dcm", ".sc.dcm", ".mask.nii.gz")  # what this project writes
+# What this project writes beside the scans.
+NOT_SCANS = (".seg.dcm", ".sr.dcm", ".sc.dcm", ".mask.nii.gz", ".mask.png", ".overlay.png")
+DEIDENTIFIED = ".deidentified"  # ends the name of a folder of copies
 
 
 def read(path: Path | str) -> Study:
@@ -168,7 +170,8 @@ def _scan_files(folder: Path) -> list[Path]:
     found = []
     for file in sorted(folder.rglob("*")):
         name = file.name.lower()
-        if name.startswith(".") or name.endswith(NOT_SCANS) or not file.is_file():
+        copies = any(p.endswith(DEIDENTIFIED) for p in file.relative_to(folder).parts[:-1])
+        if copies or name.startswith(".") or name.endswith(NOT_SCANS) or not file.is_file():
             continue
         known = name.endswith((*images.SUFFIXES, *nifti.SUFFIXES))
         if known or (file.suffix.lower() in DICOM_SUFFIXES and kind_of(file) == "DICOM"):
