@@ -222,7 +222,7 @@ class TestTraining:
         with pytest.raises(DataError, match="was trained on fold 2"):
             stack.stack(folder, runs, tmp_path / "weights", 2, ["unet"])
         stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"])
-        findings = Analyzer.load(tmp_path / "weights").analyze(phantom("glioma", 0)[0])
+        findings = Analyzer.load(tmp_path / "weights", "keras").analyze(phantom("glioma", 0)[0])
         assert findings.status == "ok" and [m.name for m in findings.members] == ["unet"]
 
     def test_validation_must_be_unseen(self, folder, tmp_path):

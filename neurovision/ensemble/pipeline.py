@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from neurovision.classes import CLASSES, FIRST_TUMOR, TUMORS
+from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
 from neurovision.ensemble.engine import Engine, load_engine
-from neurovision.ensemble.features import disagreement, label_map, pixel_features
+from neurovision.ensemble.features import disagreement
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
@@ -19,6 +21,29 @@ from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.study import Study
 
 BATCH = 8
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Slices on their way from the networks to the vote.
+
+    Attributes:
+        indices: Which slices of the study.
+        grays: The slices.
+        canvases: The slices on the networks' grid.
+        reasons: Why each is refused, or None.
+        readable: Positions of those that are not refused.
+        softmax: float32 ``(M, len(readable), size, size, 5)``, or None where nothing is readable.
+        timing: Milliseconds a slice, by stage.
+    """
+
+    indices: list[int]
+    grays: list[np.ndarray]
+    canvases: list[Canvas]
+    reasons: list[str | None]
+    readable: list[int]
+    softmax: np.ndarray | None
+    timing: dict[str, float]
 
 
 class Analyzer:
@@ -52,17 +77,31 @@ class Analyzer:
         return next(self.analyze_slices(study, [slice_index]))
 
     def analyze_slices(self, study: Study, indices: Sequence[int] | None = None) -> Iterator[Findings]:
-        """Analyze many slices, BATCH at a time, in order; memory stays bounded as the caller consumes them.
+        """Analyze many slices, BATCH at a time, in order.
+
+        The networks run on the next batch while this one is voted on and measured. No more than that one batch is
+        ever ahead, so memory stays bounded as the caller consumes the findings.
 
         Args:
             study: A picture or a volume.
             indices: Which slices; all by default.
         """
         wanted = list(range(study.n_slices)) if indices is None else list(indices)
-        for first in range(0, len(wanted), BATCH):
-            yield from self._batch(study, wanted[first : first + BATCH])
+        batches = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
+        if len(batches) < 2:
+            for batch in batches:
+                yield from self._finish(study, self._run(study, batch))
+            return
+        with ThreadPoolExecutor(1, "networks") as ahead:
+            following = ahead.submit(self._run, study, batches[0])
+            for batch in [*batches[1:], None]:
+                ready = following.result()
+                if batch is not None:
+                    following = ahead.submit(self._run, study, batch)
+                yield from self._finish(study, ready)
 
-    def _batch(self, study: Study, indices: list[int]) -> Iterator[Findings]:
+    def _run(self, study: Study, indices: list[int]) -> _Batch:
+        """Prepare a batch and run the networks on what is readable of it."""
         start = perf_counter()
         grays = [study.gray(i) for i in indices]
         canvases = [prepare(g, self.manifest.size) for g in grays]
@@ -73,15 +112,26 @@ class Analyzer:
         if readable:
             softmax = self.engine.predict(np.stack([standardize(canvases[k].pixels) for k in readable]))
         done = perf_counter()
-        shared = {
+        timing = {
             "prepare": (prepared - start) * 1e3 / len(indices),
             "networks": (done - prepared) * 1e3 / max(len(readable), 1),
         }
-        for k, index in enumerate(indices):
-            if softmax is None or reasons[k] is not None:
-                yield self._rejected(study, index, grays[k], str(reasons[k]), shared)
+        return _Batch(indices, grays, canvases, reasons, readable, softmax, timing)
+
+    def _finish(self, study: Study, batch: _Batch) -> Iterator[Findings]:
+        """Vote on a batch and measure its slices one by one."""
+        vote, timing = None, dict(batch.timing)
+        if batch.softmax is not None:
+            start = perf_counter()
+            vote = self.voter.vote_maps(batch.softmax)
+            timing["vote"] = (perf_counter() - start) * 1e3 / len(batch.readable)
+        for k, index in enumerate(batch.indices):
+            gray, reason = batch.grays[k], batch.reasons[k]
+            if reason is not None or vote is None or batch.softmax is None:
+                yield self._rejected(study, index, gray, str(reason), batch.timing)
             else:
-                yield self._findings(study, index, grays[k], canvases[k], softmax[:, readable.index(k)], shared)
+                n = batch.readable.index(k)
+                yield self._findings(study, index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], timing)
 
     def _rejected(self, study: Study, index: int, gray: np.ndarray, reason: str, timing: dict[str, float]) -> Findings:
         empty = np.zeros(gray.shape, np.float32)
@@ -92,41 +142,43 @@ class Analyzer:
         )  # fmt: skip
 
     def _findings(
-        self, study: Study, index: int, gray: np.ndarray, canvas: Canvas, softmax: np.ndarray, timing: dict[str, float]
+        self,
+        study: Study,
+        index: int,
+        gray: np.ndarray,
+        canvas: Canvas,
+        softmax: np.ndarray,
+        vote: np.ndarray,
+        timing: dict[str, float],
     ) -> Findings:
         start = perf_counter()
         size = canvas.size
-        vote = self.voter.vote(pixel_features(softmax)).reshape(size, size, len(CLASSES))
-        voted = perf_counter()
-        probabilities = canvas.restore_probabilities(vote)
-        tumor_map = probabilities[..., FIRST_TUMOR:].sum(-1)
-        member_grids = label_map(softmax)
-        differ = disagreement(member_grids >= FIRST_TUMOR)
+        planes = np.stack([canvas.restore(vote[..., c.index], float(c is BACKGROUND)) for c in CLASSES])
+        tumor_map = planes[FIRST_TUMOR:].sum(0)
+        member_maps = softmax[..., FIRST_TUMOR:].sum(-1)
+        member_grids = member_maps >= 0.5
+        differ = disagreement(member_grids)
         # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
-        members_map = softmax.mean(0)[..., FIRST_TUMOR:].sum(-1)
-        features = verdict_features(members_map, (member_grids >= FIRST_TUMOR).sum((1, 2)), differ)
+        features = verdict_features(member_maps.mean(0), member_grids.sum((1, 2)), differ)
         probability = tumor_probability(features, self.manifest.verdict)
         threshold = float(self.manifest.verdict["threshold"])
         types = type_probabilities(vote)
         positive = probability >= threshold
-        mask = label_map(probabilities)
+        mask = restore_labels(canvas, vote)
         _, left, side = canvas.box
         columns = np.flatnonzero(canvas.head.any(0))
         middle = left + (columns[0] + columns[-1] + 1) / 2 * side / size if len(columns) else left + side / 2
         width = (columns[-1] + 1 - columns[0]) * side / size if len(columns) else side
-        entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-9))).sum(-1) / np.log(len(CLASSES))
-        members = tuple(
-            self._member(entry.name, canvas.restore_probabilities(p))
-            for entry, p in zip(self.manifest.members, softmax, strict=True)
-        )
+        entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(len(CLASSES))
+        member_masks = [restore_labels(canvas, p) for p in softmax]
+        members = tuple(_member(m.name, k) for m, k in zip(self.manifest.members, member_masks, strict=True))
         regions = find_regions(mask, (middle, width), study, index)
         warnings = study.warnings
         if positive != bool(regions):
             warnings += (
                 "The verdict and the mask differ: the probability is near its threshold, or the marked area is tiny.",
             )
-        done = perf_counter()
-        timing = {**timing, "vote": (voted - start) * 1e3, "measure": (done - voted) * 1e3}
+        timing = {**timing, "measure": (perf_counter() - start) * 1e3}
         return Findings(
             status="ok",
             source=study.source,
@@ -149,10 +201,32 @@ class Analyzer:
             warnings=warnings,
         )
 
-    @staticmethod
-    def _member(name: str, probabilities: np.ndarray) -> MemberFinding:
-        mask = label_map(probabilities)
-        counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
-        area = int(counts[FIRST_TUMOR:].sum())
-        kind = max(TUMORS, key=lambda c: counts[c.index]).key if area else None
-        return MemberFinding(name, area, kind, mask)
+
+def restore_labels(canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
+    """``features.label_map`` of the restored probabilities, without restoring all of them.
+
+    Interpolation is linear: sums and differences of classes may be taken on the grid, and what is below half on the
+    whole grid is below half everywhere.
+
+    Args:
+        canvas: The slice's canvas.
+        probabilities: float32 ``(size, size, 5)``.
+
+    Returns:
+        uint8 ``(H, W)`` of class indices.
+    """
+    head = canvas.restore(probabilities[..., HEAD.index] - probabilities[..., BACKGROUND.index], -1.0) > 0
+    labels = np.where(head, HEAD.index, BACKGROUND.index).astype(np.uint8)
+    tumor = probabilities[..., FIRST_TUMOR:].sum(-1)
+    if tumor.max() >= 0.5:
+        inside = canvas.restore(tumor) >= 0.5
+        types = [canvas.restore(probabilities[..., c.index])[inside] for c in TUMORS]
+        labels[inside] = np.argmax(types, 0) + FIRST_TUMOR
+    return labels
+
+
+def _member(name: str, mask: np.ndarray) -> MemberFinding:
+    counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
+    area = int(counts[FIRST_TUMOR:].sum())
+    kind = max(TUMORS, key=lambda c: counts[c.index]).key if area else None
+    return MemberFinding(name, area, kind, mask)
