@@ -20,6 +20,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    MediaStorageDirectoryStorage,
     RLELossless,
 )
 
@@ -165,6 +166,14 @@ def test_find_scans_gives_a_series_as_its_folder(tmp_path: Path, affine: np.ndar
     assert find_scans([tmp_path]) == [tmp_path / "head"]
 
 
+def test_files_named_by_their_uid_are_found(tmp_path: Path, series: Path):
+    (tmp_path / "study").mkdir()
+    for k, file in enumerate(sorted(series.iterdir())):
+        shutil.copy(file, tmp_path / "study" / f"1.2.840.113619.2.{k}")
+    assert find_scans([tmp_path]) == [tmp_path / "study"]
+    assert read(tmp_path / "study").n_slices == 10
+
+
 def test_a_missing_slice_is_named(series: Path):
     files = [f for f in series.iterdir() if not f.name.endswith("-4.dcm")]
     with pytest.raises(UnsupportedScan, match=r"slices 4 and 5 29\.33 mm: a slice is missing"):
@@ -189,6 +198,10 @@ def test_a_folder_holds_more_than_its_series(tmp_path: Path, series: Path):
     report = dcmread(next(series.iterdir()))
     report.Modality, report.SOPInstanceUID = "SR", "1.2.3"
     report.save_as(tmp_path / "s" / "report.dcm")
+    index = Dataset()
+    index.file_meta, index.FileSetID = report.file_meta, "CD"
+    index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    index.save_as(tmp_path / "s" / "DICOMDIR", enforce_file_format=True)
     assert read(tmp_path / "s").n_slices == 10
     assert [len(g) for g in group_scans([tmp_path / "s"])] == [10]
     assert [len(g) for g in group_scans([tmp_path / "s", tmp_path / "s" / "report.dcm"])] == [10, 1]

@@ -282,7 +282,8 @@ def _image_frames(dataset: Dataset, file: int, name: str) -> list[Frame]:
         ScanTooLarge: Too many pixels or frames.
     """
     try:
-        if not dataset.get("SOPClassUID") and dataset.get("Rows") is None:
+        meta = getattr(dataset, "file_meta", Dataset())  # a DICOMDIR names its class only there
+        if not (dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "Rows" in dataset):
             raise DamagedScan(f"{name}: the DICOM file is damaged: it does not say what it holds; export it again.")
         modality = str(dataset.get("Modality", "MR") or "MR").strip()
         if modality != "MR":

@@ -120,7 +120,7 @@ def find_scans(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         for file in _scan_files(path):
-            series = file.suffix.lower() in DICOM_SUFFIXES and _dicom_count(file.parent) > 1
+            series = _named_as_dicom(file) and _dicom_count(file.parent) > 1
             scan = file.parent if series else file
             if scan not in found:
                 found.append(scan)
@@ -174,13 +174,19 @@ def _scan_files(folder: Path) -> list[Path]:
         if copies or name.startswith(".") or name.endswith(NOT_SCANS) or not file.is_file():
             continue
         known = name.endswith((*images.SUFFIXES, *nifti.SUFFIXES))
-        if known or (file.suffix.lower() in DICOM_SUFFIXES and kind_of(file) == "DICOM"):
+        if known or (_named_as_dicom(file) and kind_of(file) == "DICOM"):
             found.append(file)
     return found
 
 
+def _named_as_dicom(file: Path) -> bool:
+    """Whether a name may be a DICOM file's: a suffix of its own, none, or a number as in ``1.2.840.113619``."""
+    suffix = file.suffix.lower()
+    return suffix in DICOM_SUFFIXES or suffix[1:].isdigit()
+
+
 def _dicom_count(folder: Path) -> int:
-    return sum(f.suffix.lower() in DICOM_SUFFIXES for f in _scan_files(folder) if f.parent == folder)
+    return sum(_named_as_dicom(f) for f in _scan_files(folder) if f.parent == folder)
 
 
 def _load(file: Path) -> bytes:
