@@ -12,6 +12,7 @@ from neurovision.segmenters import build, card, cards
 COMPACT: dict[str, dict] = {
     "linknet": {"encoder": "efficientnetlite0"},
     "unet_efficientnet": {"width": 4, "encoder": "efficientnetlite0"},
+    "deeplabv3plus": {"width": 16, "encoder": "efficientnetlite0"},
 }
 DEFAULT = {"width": 4}
 VOTERS = {"unet", "unetpp", "linknet", "unet_efficientnet", "dgnet"}

@@ -10,13 +10,14 @@ from typing import Any
 Tensor = Any  # a keras.KerasTensor while a functional model is being drawn
 
 
-def conv_bn_relu(x: Tensor, filters: int, name: str, kernel: int = 3) -> Tensor:
+def conv_bn_relu(x: Tensor, filters: int, name: str, kernel: int = 3, stride: int = 1, dilation: int = 1) -> Tensor:
     """Convolution (same padding, no bias) - batch normalization - ReLU."""
     from keras import layers
 
     x = layers.Conv2D(
-        filters, kernel, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
-    )(x)
+        filters, kernel, stride, padding="same", dilation_rate=dilation, use_bias=False,
+        kernel_initializer="he_normal", name=f"{name}_conv",
+    )(x)  # fmt: skip
     x = layers.BatchNormalization(momentum=0.97, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)
 

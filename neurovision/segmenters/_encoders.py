@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENCODERS = ("efficientnetb0", "efficientnetb4", "efficientnetb7", "efficientnetlite0")
+ENCODERS = ("efficientnetb0", "efficientnetb4", "efficientnetb7", "efficientnetlite0", "resnet50")
 _STAGES = (1, 2, 3, 5, 7)  # the last stage at each of the strides 2, 4, 8, 16, 32
+_CAFFE_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, blue first, as ResNet50's weights expect; canvases are gray
 
 
-def encode(inputs: Tensor, encoder: str, weights: str | None) -> list[Tensor]:
-    """Run an EfficientNet (arXiv 1905.11946) over standardized canvases and return its five maps.
+def encode(inputs: Tensor, encoder: str, weights: str | None, count: int = 5) -> list[Tensor]:
+    """Run an EfficientNet (arXiv 1905.11946) or ResNet50 (arXiv 1512.03385) over standardized canvases.
 
     ``efficientnetlite0`` is EfficientNet-B0 without squeeze-and-excitation and with ReLU6: the compact encoder
     whose convolutions are cheapest on a CPU.
@@ -34,9 +35,11 @@ def encode(inputs: Tensor, encoder: str, weights: str | None) -> list[Tensor]:
         encoder: One of ENCODERS.
         weights: ``"imagenet"``, or None for random ones. Where ImageNet's cannot be had (no network, or for
             ``efficientnetlite0`` its package is not installed) the encoder starts random and a warning says so.
+        count: How many maps; what lies behind the last is left out.
 
     Returns:
-        Five tensors at strides 2, 4, 8, 16, 32; their layers stand in one nested model named ``encoder``.
+        The first ``count`` of five tensors at strides 2, 4, 8, 16, 32; their layers stand in one nested model named
+        ``encoder``.
 
     Raises:
         ModelError: An unknown encoder or weights name.
@@ -48,22 +51,32 @@ def encode(inputs: Tensor, encoder: str, weights: str | None) -> list[Tensor]:
     if weights not in (None, "imagenet"):
         raise ModelError(f"Encoder weights are 'imagenet' or None; received {weights!r}.")
     shape = tuple(inputs.shape[1:3])
-    network = _lite0(shape, weights) if encoder == "efficientnetlite0" else _efficientnet(encoder, shape, weights)
-    taps = [[x for x in network.layers if x.name.startswith(f"block{stage}")][-1].output for stage in _STAGES]
+    network = _lite0(shape, weights) if encoder == "efficientnetlite0" else _application(encoder, shape, weights)
+    if encoder == "resnet50":
+        names = ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
+        taps = [network.get_layer(name).output for name in names]
+    else:
+        taps = [[x for x in network.layers if x.name.startswith(f"block{stage}")][-1].output for stage in _STAGES]
     x = inputs
     if x.shape[-1] == 1:
         x = layers.Concatenate(name="gray_to_rgb")([x, x, x])
     if encoder == "efficientnetlite0":
         x = layers.Rescaling(255.0, name="to_encoder_range")(x)  # its own 1/255 then leaves the canvas standardized
     else:
-        x = layers.Rescaling(255.0 * 0.226, 255.0 * 0.449, name="to_encoder_range")(x)  # ImageNet's deviation and mean
-    return list(Model(network.input, taps, name="encoder")(x))
+        mean = 255.0 * 0.449  # ImageNet's, as 0.226 is its deviation
+        offset = [mean - m for m in _CAFFE_MEAN] if encoder == "resnet50" else mean
+        x = layers.Rescaling(255.0 * 0.226, offset, name="to_encoder_range")(x)
+    maps = Model(network.input, taps[:count], name="encoder")(x)
+    return list(maps) if count > 1 else [maps]
 
 
-def _efficientnet(encoder: str, shape: tuple[int, int], weights: str | None) -> keras.Model:
+def _application(encoder: str, shape: tuple[int, int], weights: str | None) -> keras.Model:
     from keras import applications
 
-    factory = getattr(applications, "EfficientNet" + encoder.removeprefix("efficientnet").upper())
+    if encoder == "resnet50":
+        factory = applications.ResNet50
+    else:
+        factory = getattr(applications, "EfficientNet" + encoder.removeprefix("efficientnet").upper())
     try:
         return factory(include_top=False, weights=weights, input_shape=(*shape, 3))
     except Exception as e:
