@@ -12,7 +12,6 @@ import numpy as np
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.findings import Findings
-from neurovision.evaluation.scores import mask_scores
 from neurovision.scan.masks import Truth, read_mask
 from neurovision.views.overlay import AGREED, EXTRA, MISSED, difference
 from neurovision.views.ui import parts
@@ -42,6 +41,8 @@ def truth_of(case: Case, path: str | None) -> Truth | None:
 
 def pictures(findings: Findings, chosen: list[str], style: str, truth: Truth | None) -> list[tuple[np.ndarray, str]]:
     """The scan's masks side by side: against the truth where there is one."""
+    from neurovision.evaluation.scores import mask_scores  # its libraries take a second, which the start need not wait
+
     shown = []
     for key, mask in masks(findings).items():
         if key not in chosen:
@@ -63,6 +64,8 @@ def _large(mask: np.ndarray) -> np.ndarray:
 
 def score_table(findings: Findings, chosen: list[str], truth: Truth) -> str:
     """Scores of every chosen mask against the truth, the vote stressed."""
+    from neurovision.evaluation.scores import mask_scores
+
     spacing = findings.spacing or (1.0, 1.0)
     unit = "mm" if findings.spacing else "px"
     rows = []
