@@ -347,6 +347,109 @@ def evaluate(
         print(out.parent / "MODEL_CARD.md")
 
 
+@app.command()
+def enhance(
+    paths: Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and figures; made if need be.")],
+    crop: Annotated[str | None, typer.Option(help="hard (Otsu) or soft (adaptive threshold); none by default.")] = None,
+    padding: Annotated[int, typer.Option(help="Pixels left free around the crop.")] = 8,
+    strength: Annotated[float, typer.Option(help="Factor of MUSICA's details; 1 changes nothing.")] = 1.6,
+    levels: Annotated[int, typer.Option(help="Levels of MUSICA's pyramid.")] = 5,
+) -> None:
+    """Clean up, crop and enhance scans (MUSICA); write pictures, figures and enhance.json."""
+    from neurovision.scan.read import find_scans
+    from neurovision.views.explore import enhance_scans
+
+    enhance_scans(find_scans(paths), out, crop, padding, strength, levels)
+    print(out / "enhance.json")
+
+
+@app.command()
+def clusters(
+    paths: Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and figures; made if need be.")],
+    k: Annotated[int, typer.Option("--k", help="Clusters of the pictures, 2 to 20.")] = 10,
+    score: Annotated[bool, typer.Option(help="Score 2 to 20 clusters.")] = True,
+    position: Annotated[float, typer.Option(help="Weight of x and y; 0 clusters by intensity alone.")] = 1.0,
+) -> None:
+    """Cluster scans by K-means on position and intensity; write pictures, figures and clusters.json."""
+    from neurovision.scan.clusters import KS
+    from neurovision.scan.read import find_scans
+    from neurovision.views.explore import cluster_scans
+
+    cluster_scans(find_scans(paths), out, k, KS if score else (), position)
+    print(out / "clusters.json")
+
+
+@app.command()
+def explain(
+    data: Data = None,
+    fold: Annotated[int, typer.Option(help="Fold that took no part in fitting.")] = 4,
+    limit: Annotated[int, typer.Option(help="Scans with a tumor of each data set.")] = 20,
+    weights: Weights = None,
+) -> None:
+    """Measure whether the heat of Grad-CAM falls in the tumor, member by member."""
+    from neurovision.ensemble.engine import load_member
+    from neurovision.ensemble.weights import load_manifest
+    from neurovision.evaluation.explain import measure_pointing
+    from neurovision.training.dataset import data_root, load_index
+
+    manifest = load_manifest(weights)
+    print("member             data       scans   hits  share  chance")
+    for entry in manifest.members:
+        model = load_member(entry, manifest)
+        for source in ("figshare", "lgg"):
+            tumors = [i for i in load_index(data_root(data), [source], [fold]) if i.tumor and i.mask is not None]
+            p = measure_pointing(model, tumors[:: max(1, len(tumors) // limit)][:limit])
+            print(f"{entry.name:18} {source:9} {p.scans:6} {p.hits:6.2f} {p.share:6.2f} {p.chance:7.2f}")
+
+
+@app.command("fit-classifier")
+def fit_classifier(
+    recipe: Annotated[str, typer.Argument(help="A recipe, such as custom_cnn; an unknown one lists them all.")],
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    folds: Annotated[str, typer.Option(help="Folds to train on.")] = "1,2,3",
+    validation_fold: Annotated[int, typer.Option(help="Fold for early stopping and the threshold.")] = 4,
+    source: Annotated[list[str] | None, typer.Option(help="Data set; navoneel by default, may be repeated.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the canvas; the published one by default.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Another encoder, such as efficientnetlite0.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the head, or of the custom CNN.")] = None,
+    imagenet: Annotated[bool, typer.Option(help="Start the encoder from ImageNet weights.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Shorten every stage to so many epochs.")] = None,
+) -> None:
+    """Train one whole-image classifier into RUNS/classifier-RECIPE."""
+    from neurovision.training.dataset import data_root
+    from neurovision.training.fit_classifier import fit_classifier as run
+
+    given = {"encoder": encoder, "width": width, "encoder_weights": "imagenet" if imagenet else None}
+    config = {key: value for key, value in given.items() if value is not None}
+    out = runs / f"classifier-{recipe}"
+    told = run(
+        recipe, data_root(data), _numbers(folds), validation_fold, out, tuple(source or ["navoneel"]), size, config, epochs,
+        verbose=2,
+    )  # fmt: skip
+    print(json.dumps({"classifier": str(out), "threshold": told["threshold"], **told["validation"]}, indent=1))
+
+
+@app.command()
+def classify(
+    paths: Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")],
+    classifier: Annotated[Path, typer.Option(help="Folder that 'neurovision fit-classifier' wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of image, probability and diagnosis.")] = False,
+) -> None:
+    """Ask a whole-image classifier: tumor or no tumor, for one scan or many."""
+    from neurovision.ensemble.classify import TrainedClassifier
+    from neurovision.scan.read import find_scans
+
+    answers = TrainedClassifier.load(classifier).classify(find_scans(paths))
+    if as_json:
+        print(json.dumps([a.to_json() for a in answers], indent=1))
+    else:
+        for answer in answers:
+            print(f"{answer.image}: {answer.text()}" if len(answers) > 1 else answer.text())
+
+
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
