@@ -5,7 +5,7 @@ from neurovision.training.recipes import Phase, Recipe
 RECIPE = Recipe(
     "unet_efficientnet",
     config={"width": 8, "encoder": "efficientnetlite0", "encoder_weights": "imagenet"},
-    phases=(Phase(128, 1, 2e-3, freeze_encoder=True), Phase(128, 3, 1e-3), Phase(160, 4, 6e-4), Phase(160, 2, 3e-4, batch=4)),
+    phases=(Phase(128, 1, 2e-3, freeze_encoder=True), Phase(128, 3, 1e-3), Phase(160, 4, 6e-4)),
     batch=8,
     epoch_scans=2000,
     schedule="cosine",
