@@ -26,11 +26,10 @@ def test_readme_blocks_are_current():
 
 
 def test_readme_names_only_real_commands():
-    known = set(re.findall(r"^[│|] ([a-z-]+) ", CliRunner().invoke(app, ["--help"], terminal_width=200).output, re.M))
-    named = set(re.findall(r"neurovision ([a-z]+)\b", (ROOT / "README.md").read_text()))
     commands = {c.name or c.callback.__name__ for c in app.registered_commands} | {g.name for g in app.registered_groups}
-    assert known and known <= commands
-    assert {"predict", "train", "stack", "evaluate", "data"} <= named & commands
+    named = set(re.findall(r"^(?:.*; do )?neurovision ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
+    assert {"predict", "data", "stack", "evaluate"} <= named <= commands
+    assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 
 
 def test_readme_images_exist():
