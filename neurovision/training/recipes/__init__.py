@@ -7,7 +7,7 @@ import pkgutil
 from dataclasses import dataclass, field
 from typing import Any
 
-PRETRAINED = ("linknet", "unet_efficientnet")  # segmenters with an ImageNet encoder
+PRETRAINED = ("linknet", "unet_efficientnet", "deeplabv3plus")  # segmenters with an ImageNet encoder
 
 
 @dataclass(frozen=True)
