@@ -350,7 +350,7 @@ class Visitor:
 
     def __init__(self, browser: Browser, url: str, width: int = 1280) -> None:
         self.context: BrowserContext = browser.new_context(viewport={"width": width, "height": 900})
-        self.context.set_default_timeout(60_000)
+        self.context.set_default_timeout(120_000)
         self.strangers: list[str] = []
         self.context.route(lambda u: not u.startswith((url, "data:", "blob:")), self._refuse)
         self.page: Page = self.context.new_page()
@@ -365,7 +365,7 @@ class Visitor:
         self.page.get_by_role("tab", name=name, exact=True).first.click()
 
     def example(self, title: str) -> None:
-        self.page.get_by_role("button", name=title, exact=True).click()
+        self.page.get_by_role("button", name=title).click()
 
     def verdict(self, words: str) -> None:
         self.page.locator("#verdict h2", has_text=words).wait_for()
