@@ -6,15 +6,13 @@ nor swells the one that serves.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurovision.ensemble.engine import CONSTANTS, DESCRIPTION, GRAPH, load_member
+from neurovision.ensemble.engine import GRAPH, PRECISION, load_member, openvino
 from neurovision.ensemble.weights import Manifest, load_manifest
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import prepare, standardize
@@ -26,13 +24,12 @@ TOLERANCE = 3e-4  # share of pixels whose likeliest class bfloat16 may change; t
 
 
 def convert(manifest: Manifest, folder: Path) -> None:
-    """Write GRAPH, CONSTANTS and their DESCRIPTION (digests, and the precision to run in) into an empty folder.
+    """Write the graph, its constants and the precision to run in into an empty folder.
 
     The graph takes float32 ``(N, size, size, 1)`` and gives float32 ``(N, M * 5, size, size)``: softmax over five
     planes a member. Planes are the processor's own layout here, so nothing is transposed on the way.
     """
     import keras
-    import openvino as ov
     import tensorflow as tf
 
     inputs = keras.Input((manifest.size, manifest.size, 1), name="canvas")
@@ -40,11 +37,9 @@ def convert(manifest: Manifest, folder: Path) -> None:
     graph = keras.Model(inputs, keras.ops.concatenate(planes, axis=1), name="members")
     signature = tf.TensorSpec((None, manifest.size, manifest.size, 1), tf.float32)
     traced = tf.function(lambda x: graph(x, training=False), autograph=False).get_concrete_function(signature)
-    model = ov.convert_model(traced)
-    ov.save_model(model, folder / GRAPH, compress_to_fp16=False)
-    described = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (GRAPH, CONSTANTS)}
-    described["precision"] = precision(model, manifest.size)
-    (folder / DESCRIPTION).write_text(json.dumps(described))
+    model = openvino().convert_model(traced)
+    openvino().save_model(model, folder / GRAPH, compress_to_fp16=False)
+    (folder / PRECISION).write_text(precision(model, manifest.size))
 
 
 def _planes(member: keras.Model, inputs: Any) -> Any:
@@ -60,23 +55,18 @@ def _planes(member: keras.Model, inputs: Any) -> Any:
 
 def precision(model: Any, size: int) -> str:
     """``"bf16"`` where the processor computes in it and no more than TOLERANCE of the labels change, else ``"f32"``."""
-    import openvino as ov
-
-    core = ov.Core()
-    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return "f32"
     return "bf16" if changed_labels(model, size) <= TOLERANCE else "f32"
 
 
 def changed_labels(model: Any, size: int) -> float:
     """Share of the pixels of eight phantoms whose likeliest class, by the members' mean, differs in bfloat16."""
-    import openvino as ov
-
     heads = [phantom(kind, seed)[0].gray() for kind in KINDS for seed in (900, 901)]
     canvases = np.stack([standardize(prepare(head, size).pixels) for head in heads])[..., None]
     labels = []
     for hint in ("f32", "bf16"):
-        compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        compiled = openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         planes = compiled(canvases)[0]
         labels.append(planes.reshape(len(heads), -1, 5, size, size).mean(1).argmax(1))
     return float((labels[0] != labels[1]).mean())

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import importlib
 import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from neurovision.classes import CLASSES
+from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import ModelError, WeightsTampered
 
@@ -30,7 +27,7 @@ log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "openvino", "keras", "reference")
 CHUNK = 4  # canvases of one request where there are many
-GRAPH, CONSTANTS, DESCRIPTION = "members.xml", "members.bin", "members.json"  # of a converted set
+GRAPH, CONSTANTS, PRECISION = "members.xml", "members.bin", "precision"  # of a converted set
 
 
 class Engine(Protocol):
@@ -78,6 +75,11 @@ def load_engine(manifest: Manifest, choice: str = "auto") -> Engine:
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def openvino() -> Any:
+    """OpenVINO, whose names type checkers do not see."""
+    return importlib.import_module("openvino")
 
 
 def _has_gpu() -> bool:
@@ -151,12 +153,12 @@ class OpenVinoEngine:
         self._lock = threading.Lock()  # requests hold their own input and output
         self._many: Any = None
         try:
-            import openvino as ov
-
+            ov = openvino()
             self._core = ov.Core()
             bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            graph, constants, self.precision = _converted(manifest, bf16)
-            self._model = self._core.read_model(graph, ov.Tensor(np.frombuffer(constants, np.uint8)))
+            files = _converted(manifest, bf16)
+            self.precision = files[PRECISION].decode()
+            self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
             self._one = self._compile(1, 1).create_infer_request()
         except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as e:
             raise ModelError(f"OpenVINO cannot run the networks here ({type(e).__name__}).") from e
@@ -177,18 +179,22 @@ class OpenVinoEngine:
         return planes.transpose(1, 0, 3, 4, 2)
 
     def _predict_many(self, inputs: np.ndarray, out: np.ndarray) -> None:
-        import openvino as ov
-
         if self._many is None:
-            self._many = ov.AsyncInferQueue(self._compile(CHUNK, min(2, cores())))
+            self._many = openvino().AsyncInferQueue(self._compile(CHUNK, min(2, cores())))
             self._many.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
         for first in range(0, len(inputs), CHUNK):
             part = slice(first, first + CHUNK)
             self._many.start_async({0: inputs[part]}, out[part], share_inputs=True)
         self._many.wait_all()
 
-    def _compile(self, batch: int, streams: int) -> Any:
-        model = self._model.clone()
+    def compile_member(self, index: int) -> Any:
+        """One member by itself for one canvas, to be timed."""
+        planes = self._model.get_results()[0].input_value(0).get_node()
+        part = openvino().Model([planes.input_value(index)], self._model.get_parameters(), "member")
+        return self._compile(1, 1, part)
+
+    def _compile(self, batch: int, streams: int, model: Any = None) -> Any:
+        model = (model or self._model).clone()
         model.reshape([batch, *self._shape, 1])
         settings = {
             "INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": cores(), "NUM_STREAMS": streams
@@ -196,93 +202,29 @@ class OpenVinoEngine:
         return self._core.compile_model(model, "CPU", settings)
 
 
-def _converted(manifest: Manifest, bf16: bool) -> tuple[bytes, bytes, str]:
-    """The converted members: graph, constants and the precision to run in, from the cache or made now.
-
-    A cached set is used only if its bytes are the ones that its description names; anything else is made anew. It
-    appears under its name in one step, so that no other process ever sees half of it.
-    """
-    key = _key(manifest, bf16)
-    places = [parent / key for parent in _cache_parents(manifest)]
-    for place in places:
-        if (found := _read_converted(place)) is not None:
-            return found
-    log.info("Converting the networks for this machine, once.")
-    for place in places:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{key}-"))
-        except OSError:  # read-only
-            continue
-        try:
-            made = _convert(manifest, work)
-            work.chmod(0o755)
-            shutil.rmtree(place, ignore_errors=True)
-            work.rename(place)
-        except OSError:  # another process was first
-            log.info("The converted networks were not kept.")
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        return made
-    with tempfile.TemporaryDirectory(prefix="neurovision-") as folder:
-        return _convert(manifest, Path(folder))
-
-
-def _key(manifest: Manifest, bf16: bool) -> str:
-    """Name of a converted set: the weights, whatever converts them, and whether the processor has bfloat16."""
-    versions = []
-    for package in ("openvino", "keras", "tensorflow", "tensorflow-cpu"):
-        try:
-            versions.append(version(package))
-        except PackageNotFoundError:
-            versions.append("")
-    code = Path(__file__).with_name("convert.py").read_bytes()
-    return hashlib.sha256(json.dumps([manifest.digest, versions, bf16]).encode() + code).hexdigest()[:16]
-
-
-def _cache_parents(manifest: Manifest) -> Iterator[Path]:
-    """Where converted networks may be kept: beside the weights, else in the user's own cache."""
-    yield manifest.folder / "cache"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    yield base / "neurovision"
-
-
-def _read_converted(folder: Path) -> tuple[bytes, bytes, str] | None:
-    """A converted set, or None where it is absent or its bytes are not the described ones."""
-    try:
-        described = json.loads((folder / DESCRIPTION).read_text())
-        graph, constants = (folder / GRAPH).read_bytes(), (folder / CONSTANTS).read_bytes()
-        digests = [hashlib.sha256(part).hexdigest() for part in (graph, constants)]
-        if digests == [described[GRAPH], described[CONSTANTS]] and described["precision"] in ("f32", "bf16"):
-            return graph, constants, described["precision"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return None
-
-
-def _convert(manifest: Manifest, folder: Path) -> tuple[bytes, bytes, str]:
-    """Convert in a process of its own.
+def _converted(manifest: Manifest, bf16: bool) -> dict[str, bytes]:
+    """The members as an OpenVINO graph, its constants and the precision to run in; made in a process of its own.
 
     Raises:
-        ModelError: It failed.
+        ModelError: It cannot be made.
     """
-    package = str(Path(__file__).parents[2])
-    environment = {
-        **os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "neurovision.ensemble.convert", str(manifest.folder.resolve()), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    found = _read_converted(folder) if done.returncode == 0 else None
-    if found is None:
-        log.debug("converting ended with %d: %s", done.returncode, done.stderr[-2000:])
-        raise ModelError("OpenVINO could not convert the networks.")
-    return found
+    package = Path(__file__).parents[2]
+    code = Path(__file__).with_name("convert.py").read_text()
+    facts = [manifest.digest, code, str(bf16), *versions("openvino", "keras", "tensorflow", "tensorflow-cpu")]
+
+    def make(folder: Path) -> None:
+        log.info("Converting the networks for this machine, once.")
+        environment = {
+            **os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
+        }  # fmt: skip
+        command = [sys.executable, "-m", "neurovision.ensemble.convert", str(manifest.folder.resolve()), str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            log.debug("converting ended with %d: %s", done.returncode, done.stderr[-2000:])
+            raise ModelError("OpenVINO could not convert the networks.")
+
+    return kept(manifest.folder, facts, (GRAPH, CONSTANTS, PRECISION), make)
 
 
 class KerasEngine:
@@ -307,7 +249,7 @@ class ReferenceEngine:
     """Member after member, eagerly in float32: slow and plain, what the other engines are compared with."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._members = [load_member(m, manifest) for m in manifest.members]
+        self.members = tuple(load_member(m, manifest) for m in manifest.members)
         self.device = device()
 
     def predict(self, canvases: np.ndarray) -> np.ndarray:
@@ -315,7 +257,7 @@ class ReferenceEngine:
         import keras
 
         return np.stack(
-            [keras.ops.convert_to_numpy(m(canvases[..., None].astype(np.float32), training=False)) for m in self._members]
+            [keras.ops.convert_to_numpy(m(canvases[..., None].astype(np.float32), training=False)) for m in self.members]
         )
 
 

@@ -64,7 +64,9 @@ class Analyzer:
             WeightsError: A file is missing or is not the shipped one.
         """
         manifest = load_manifest(weights)
-        return cls(manifest, load_engine(manifest, engine), Voter.load(manifest))
+        with ThreadPoolExecutor(1, "load") as beside:  # compiling networks and importing trees use different cores
+            voter = beside.submit(Voter.load, manifest)
+            return cls(manifest, load_engine(manifest, engine), voter.result())
 
     def analyze(self, study: Study, slice_index: int = 0) -> Findings:
         """Analyze one slice of a study.
@@ -94,11 +96,10 @@ class Analyzer:
             return
         with ThreadPoolExecutor(1, "networks") as ahead:
             following = ahead.submit(self._run, study, batches[0])
-            for batch in [*batches[1:], None]:
-                ready = following.result()
-                if batch is not None:
-                    following = ahead.submit(self._run, study, batch)
+            for batch in batches[1:]:
+                ready, following = following.result(), ahead.submit(self._run, study, batch)
                 yield from self._finish(study, ready)
+            yield from self._finish(study, following.result())
 
     def _run(self, study: Study, indices: list[int]) -> _Batch:
         """Prepare a batch and run the networks on what is readable of it."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from neurovision.classes import CLASSES
+from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.engine import cores
 from neurovision.ensemble.features import label_map
 from neurovision.ensemble.weights import Manifest
@@ -52,9 +55,33 @@ class ManualVotingClassifier:
 class Forest:
     """A fitted random forest asked tree by tree: the same sums as scikit-learn's, without its checks of every call."""
 
-    def __init__(self, forest: Any) -> None:
-        self.classes_: np.ndarray = forest.classes_
-        self._trees = [estimator.tree_ for estimator in forest.estimators_]
+    def __init__(self, classes: np.ndarray, trees: Sequence[Any]) -> None:
+        self.classes_ = classes
+        self._trees = tuple(trees)
+
+    @classmethod
+    def load(cls, manifest: Manifest) -> Forest:
+        """Load the shipped forest.
+
+        What skops reads is kept as plain arrays: importing skops, which imports every kind of estimator, takes
+        longer than everything else of a start.
+        """
+        path = manifest.path(**manifest.vote["forest"])
+        facts = [manifest.vote["forest"]["sha256"], *versions("scikit-learn", "numpy")]
+        files = kept(manifest.folder, facts, ["forest.npz"], lambda folder: _keep_forest(path, folder / "forest.npz"))
+        from sklearn.tree._tree import Tree
+
+        with np.load(io.BytesIO(files["forest.npz"]), allow_pickle=False) as arrays:
+            nodes, values, classes = arrays["nodes"], arrays["values"], arrays["classes"]
+            counts, depths, features = arrays["counts"], arrays["depths"], int(arrays["features"])
+        trees = []
+        for start, count, depth in zip(np.cumsum(counts) - counts, counts, depths, strict=True):
+            tree = Tree(features, np.array([len(classes)], np.intp), 1)
+            part = slice(start, start + count)
+            state = {"max_depth": int(depth), "node_count": int(count), "nodes": nodes[part], "values": values[part]}
+            tree.__setstate__(state)
+            trees.append(tree)
+        return cls(classes, trees)
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Probabilities ``(P, K)`` of float32 ``(P, F)``."""
@@ -62,6 +89,20 @@ class Forest:
         for tree in self._trees[1:]:
             total += tree.predict(features)
         return total / len(self._trees)
+
+
+def _keep_forest(path: Path, out: Path) -> None:
+    forest = load_forest(path)
+    states = [estimator.tree_.__getstate__() for estimator in forest.estimators_]
+    np.savez(
+        out,
+        nodes=np.concatenate([s["nodes"] for s in states]),
+        values=np.concatenate([s["values"] for s in states]),
+        counts=np.array([s["node_count"] for s in states]),
+        depths=np.array([s["max_depth"] for s in states]),
+        features=np.array(forest.n_features_in_),
+        classes=forest.classes_,
+    )
 
 
 class Boost:
@@ -99,7 +140,7 @@ class Voter:
         boost = XGBClassifier()
         boost.load_model(manifest.path(**manifest.vote["boost"]))
         boost.set_params(n_jobs=cores())
-        return cls(ManualVotingClassifier([Forest(_load_forest(manifest)), Boost(boost)]))
+        return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost)]))
 
     def vote(self, features: np.ndarray, everywhere: bool = False) -> np.ndarray:
         """Probabilities of every pixel.
@@ -144,14 +185,16 @@ class Voter:
         return total / len(self.classifier.classifiers)
 
 
-def _load_forest(manifest: Manifest) -> Any:
-    """Read the forest with skops, which builds only the types that it is told to trust."""
+def load_forest(path: Path) -> Any:
+    """Read a scikit-learn forest with skops, which builds only the types that it is told to trust.
+
+    Raises:
+        WeightsTampered: It holds others.
+    """
     from skops.io import load
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        forest = load(manifest.path(**manifest.vote["forest"]), trusted=["sklearn.tree._tree.Tree"])
+        return load(path, trusted=["sklearn.tree._tree.Tree"])
     except UntrustedTypesFoundException as e:
         raise WeightsTampered("The forest's file holds types that a forest does not need; fetch it again.") from e
-    forest.set_params(n_jobs=1)  # bit for bit repeatable, and faster than threads on a slice
-    return forest
