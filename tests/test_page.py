@@ -445,7 +445,6 @@ def test_explain_in_the_browser(visitor: Visitor) -> None:
     visitor.example("Glioma T1")
     visitor.verdict("Tumor detected")
     visitor.tab("Explain")
-    page.get_by_label("Network").wait_for()
     page.wait_for_function("document.querySelector('input[aria-label=Network]')?.value === 'U-Net'")
     page.locator("#gradcam").click()
     page.locator("#heat img").wait_for()
