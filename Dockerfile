@@ -10,6 +10,7 @@ ENV PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
     HOME=/tmp \
     GRADIO_SERVER_NAME=0.0.0.0 \
+    GRADIO_TEMP_DIR=/tmp \
     GRADIO_SERVER_PORT=7860
 
 RUN useradd --create-home --uid 1000 user
