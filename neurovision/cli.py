@@ -456,6 +456,7 @@ def bench(
     data: Data = None,
     engine: Engine = EngineChoice.auto,
     repeats: Annotated[int, typer.Option(help="Runs that each median is taken of.", min=1)] = 15,
+    starts: Annotated[int, typer.Option(help="Cold starts that their median is taken of.", min=1)] = 15,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also plot cost as work grows into this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
@@ -468,7 +469,7 @@ def bench(
 
     root = data_root(data) if data or os.environ.get("NEUROVISION_DATA") else None
     folder = load_manifest(weights).folder
-    result = run(folder, root, engine.value, repeats)
+    result = run(folder, root, engine.value, repeats, starts)
     if plot is not None:
         from neurovision.ensemble.pipeline import Analyzer
         from neurovision.evaluation.bench import scaling

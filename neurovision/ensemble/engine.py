@@ -210,7 +210,9 @@ def _converted(manifest: Manifest, bf16: bool) -> dict[str, bytes]:
     """
     package = Path(__file__).parents[2]
     code = Path(__file__).with_name("convert.py").read_text()
-    facts = [manifest.digest, code, str(bf16), *versions("openvino", "keras", "tensorflow", "tensorflow-cpu")]
+    members = [f"{m.name} {m.sha256} {m.config}" for m in manifest.members]
+    made_with = versions("openvino", "keras", "tensorflow", "tensorflow-cpu")
+    facts = [str(manifest.size), *members, code, str(bf16), *made_with]
 
     def make(folder: Path) -> None:
         log.info("Converting the networks for this machine, once.")

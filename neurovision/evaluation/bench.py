@@ -107,7 +107,9 @@ class Scan:
     truth: np.ndarray | None
 
 
-def bench(weights: Path, data: Path | None, engine: str = "auto", repeats: int = REPEATS) -> dict[str, Any]:
+def bench(
+    weights: Path, data: Path | None, engine: str = "auto", repeats: int = REPEATS, starts: int = REPEATS
+) -> dict[str, Any]:
     """Measure everything.
 
     Args:
@@ -115,6 +117,7 @@ def bench(weights: Path, data: Path | None, engine: str = "auto", repeats: int =
         data: The prepared folder of real scans; phantoms stand in where it is None.
         engine: One of ``engine.ENGINES``.
         repeats: Runs that a median is taken of, each on a scan of its own.
+        starts: Processes started, of each kind, that the median of a cold start is taken of.
 
     Returns:
         ``ratios``, ``labels_changed`` (pixels in 10,000), ``dice_shift``, ``matmul_fraction``, ``peak_memory_mb``,
@@ -128,9 +131,9 @@ def bench(weights: Path, data: Path | None, engine: str = "auto", repeats: int =
         result = _slices(analyzer, naive, scans)
         result.update(_networks(analyzer.engine, reference, scans, analyzer.manifest.size, repeats))
         result["ratios"] |= {"networks": result["networks"]["ratio"], **_volume(analyzer)}
-        starts = [weights.resolve(), engine, _phantoms(Path(folder), 1)[0].path]
-        result["ratios"]["cold_start"], result["milliseconds"]["cold_start"] = _cold_start(starts, repeats)
-        result.update(_memory(starts))
+        arguments = [weights.resolve(), engine, _phantoms(Path(folder), 1)[0].path]
+        result["ratios"]["cold_start"], result["milliseconds"]["cold_start"] = _cold_start(arguments, starts)
+        result.update(_memory(arguments))
     result["ratios"] = {key: round(result["ratios"][key], 2) for key in TARGETS}
     result["machine"] = {
         "processor": _processor(), "cores": cores(), "load": round(os.getloadavg()[0], 2), "device": analyzer.engine.device,
@@ -138,7 +141,8 @@ def bench(weights: Path, data: Path | None, engine: str = "auto", repeats: int =
         "python": platform.python_version(),
         "versions": dict(zip(PACKAGES, versions(*PACKAGES), strict=True)),
     }  # fmt: skip
-    result["runs"] = {"repeats": repeats, "scans": "phantoms" if data is None else f"fold {FOLD}", "volume": VOLUME}
+    kind = "phantoms" if data is None else f"real scans of fold {FOLD}"
+    result["runs"] = {"repeats": repeats, "starts": starts, "scans": kind, "volume": VOLUME}
     result["weights"] = analyzer.manifest.digest[:12]
     return result
 
