@@ -318,6 +318,7 @@ def evaluate(
     runs: Runs = Path("runs"),
     source: Annotated[list[str] | None, typer.Option(help="Only this data set; may be given more than once.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many scans of each data set: a trial.")] = None,
+    sequence: Annotated[list[str], typer.Option(help="LGG's sequence, FLAIR or T1c; may be given twice.")] = ["FLAIR"],  # noqa: B006
     failures: Annotated[
         Path | None, typer.Option(help="Draw the worst cases into this folder; they are patients' pictures.")
     ] = None,
@@ -337,6 +338,7 @@ def evaluate(
         weights=weights,
         engine=engine.value,
         sources=tuple(source or SOURCES),
+        sequences=tuple(sequence),
         limit=limit,
         histories=runs if runs.is_dir() else None,
         failures=failures,

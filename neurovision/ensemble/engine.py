@@ -46,6 +46,23 @@ class Engine(Protocol):
         """
 
 
+def predict_both_ways(engine: Engine, canvases: np.ndarray) -> np.ndarray:
+    """Mean softmax of canvases and of their mirror images, which were as common in training.
+
+    Chosen on the vote's fold, which no member saw: it raised the vote's Dice on figshare and on LGG.
+
+    Args:
+        engine: Runs the members.
+        canvases: float32 ``(N, size, size)``, standardized.
+
+    Returns:
+        float32 ``(M, N, size, size, 5)``.
+    """
+    both = engine.predict(np.concatenate([canvases, canvases[:, :, ::-1]]))
+    count = len(canvases)
+    return (both[:, :count] + both[:, count:, :, ::-1]) / 2
+
+
 def load_engine(manifest: Manifest, choice: str = "auto") -> Engine:
     """Choose and load an engine: ``auto`` is Keras on a GPU and OpenVINO on a CPU, or Keras where that fails.
 

@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
-from neurovision.ensemble.engine import Engine, load_engine
+from neurovision.ensemble.engine import Engine, load_engine, predict_both_ways
 from neurovision.ensemble.features import disagreement
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
@@ -111,7 +111,7 @@ class Analyzer:
         prepared = perf_counter()
         softmax = None
         if readable:
-            softmax = self.engine.predict(np.stack([standardize(canvases[k].pixels) for k in readable]))
+            softmax = predict_both_ways(self.engine, np.stack([standardize(canvases[k].pixels) for k in readable]))
         done = perf_counter()
         timing = {
             "prepare": (prepared - start) * 1e3 / len(indices),
