@@ -172,7 +172,8 @@ class Voter:
             certain |= softmax[..., c].min(0) >= CERTAIN
         doubtful = np.nonzero(~certain)
         if len(doubtful[0]):
-            members = softmax[(slice(None), *doubtful)]  # (M, P, 5)
+            where: Any = (slice(None), *doubtful)
+            members = softmax[where]  # (M, P, 5)
             mean[doubtful] = self._ask(np.ascontiguousarray(members.transpose(1, 0, 2)).reshape(len(doubtful[0]), -1))
         return mean
 
