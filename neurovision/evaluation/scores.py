@@ -293,7 +293,7 @@ def mean_interval(values: Values, clusters: Sequence[object] | None = None) -> I
     numbers = np.asarray(values, float)
     kept = np.flatnonzero(np.isfinite(numbers))
     names = range(len(numbers)) if clusters is None else clusters
-    return bootstrap(lambda w: w @ numbers[kept] / w.sum(1), [names[k] for k in kept])
+    return bootstrap(lambda w: w @ numbers[kept] / w.sum(1), [names[int(k)] for k in kept])
 
 
 def share_interval(flags: Values, clusters: Sequence[object] | None = None) -> Interval:
