@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "openvino", "keras", "reference")
-CHUNK = 4  # canvases of one request where there are many
 GRAPH, CONSTANTS, PRECISION = "members.xml", "members.bin", "precision"  # of a converted set
 
 
@@ -152,8 +151,8 @@ def fill(model: keras.Model, path: Path) -> None:
 class OpenVinoEngine:
     """All members in one OpenVINO graph on the CPU, converted once and kept on disk.
 
-    A single canvas has every core to itself; many canvases go CHUNK at a time through two requests that share the
-    cores, which wait for each other less. TensorFlow and Keras are not imported.
+    A single canvas has every core to itself; several go through two requests that share the cores, which wait for
+    each other less. Both are compiled when first needed. TensorFlow and Keras are not imported.
 
     Raises:
         ModelError: OpenVINO is not installed, cannot convert the members or cannot run here.
@@ -168,7 +167,8 @@ class OpenVinoEngine:
         self._shape = (manifest.size, manifest.size)
         self._members = len(manifest.members)
         self._lock = threading.Lock()  # requests hold their own input and output
-        self._many: Any = None
+        self._one: Any = None
+        self._two: Any = None
         try:
             ov = openvino()
             self._core = ov.Core()
@@ -176,7 +176,6 @@ class OpenVinoEngine:
             files = _converted(manifest, bf16)
             self.precision = files[PRECISION].decode()
             self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
-            self._one = self._compile(1, 1).create_infer_request()
         except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as e:
             raise ModelError(f"OpenVINO cannot run the networks here ({type(e).__name__}).") from e
 
@@ -185,34 +184,33 @@ class OpenVinoEngine:
         count = len(canvases)
         out = np.empty((count, self._members * len(CLASSES), *self._shape), np.float32)
         inputs = np.ascontiguousarray(canvases, np.float32)[..., None]
-        chunked = count - count % CHUNK
         with self._lock:
-            if chunked:
-                self._predict_many(inputs[:chunked], out)
-            for k in range(chunked, count):
-                self._one.infer(inputs[k : k + 1], share_inputs=True)
-                out[k] = self._one.get_output_tensor().data[0]
+            if count == 1:
+                self._one = self._one or self._compile(1).create_infer_request()
+                self._one.infer(inputs, share_inputs=True)
+                out[:] = self._one.get_output_tensor().data
+            else:
+                self._predict_several(inputs, out)
         planes = out.reshape(count, self._members, len(CLASSES), *self._shape)
         return planes.transpose(1, 0, 3, 4, 2)
 
-    def _predict_many(self, inputs: np.ndarray, out: np.ndarray) -> None:
-        if self._many is None:
-            self._many = openvino().AsyncInferQueue(self._compile(CHUNK, min(2, cores())))
-            self._many.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
-        for first in range(0, len(inputs), CHUNK):
-            part = slice(first, first + CHUNK)
-            self._many.start_async({0: inputs[part]}, out[part], share_inputs=True)
-        self._many.wait_all()
+    def _predict_several(self, inputs: np.ndarray, out: np.ndarray) -> None:
+        if self._two is None:
+            self._two = openvino().AsyncInferQueue(self._compile(min(2, cores())))
+            self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
+        for k in range(len(inputs)):
+            self._two.start_async({0: inputs[k : k + 1]}, out[k : k + 1], share_inputs=True)
+        self._two.wait_all()
 
     def compile_member(self, index: int) -> Any:
         """One member by itself for one canvas, to be timed."""
         planes = self._model.get_results()[0].input_value(0).get_node()
         part = openvino().Model([planes.input_value(index)], self._model.get_parameters(), "member")
-        return self._compile(1, 1, part)
+        return self._compile(1, part)
 
-    def _compile(self, batch: int, streams: int, model: Any = None) -> Any:
+    def _compile(self, streams: int, model: Any = None) -> Any:
         model = (model or self._model).clone()
-        model.reshape([batch, *self._shape, 1])
+        model.reshape([1, *self._shape, 1])
         settings = {
             "INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": cores(), "NUM_STREAMS": streams
         }  # fmt: skip
