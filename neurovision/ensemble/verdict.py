@@ -66,9 +66,9 @@ def refusal(gray: np.ndarray, canvas: Canvas) -> str | None:
     darkest, brightest = np.percentile(gray, (0.5, 99.5))
     if brightest - darkest < 0.015:  # four levels of 256; the end slices of a volume are dim, but not that dim
         return "The picture has almost no contrast; there is nothing to read."
-    p = canvas.pixels - canvas.pixels.mean()
+    p = gray - gray.mean()
     smoothness = float((p[:, 1:] * p[:, :-1]).mean() / max((p * p).mean(), 1e-9))
-    if smoothness < 0.5:
+    if smoothness < 0.3:
         return "The picture is noise rather than anatomy: neighboring pixels do not belong together."
     if not canvas.found:
         return "No head stands out from the background; a slice of a head MRI is needed."
