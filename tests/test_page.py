@@ -324,7 +324,7 @@ def test_app_starts_serves_the_real_models_and_cleans_up(tmp_path: Path) -> None
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-    assert not any(tmp_path.iterdir())
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]  # Gradio leaves an empty folder of its own
 
 
 # --- browser ---------------------------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_keyboard_alone_reaches_a_verdict(visitor: Visitor) -> None:
 
 
 @pytest.mark.browser
-def test_compare_in_the_browser(visitor: Visitor, truth_file: str, text_file: str) -> None:
+def test_compare_in_the_browser(visitor: Visitor, truth_file: str) -> None:
     page = visitor.page
     visitor.example("Glioma T1")
     visitor.verdict("Tumor detected")
@@ -434,9 +434,6 @@ def test_compare_in_the_browser(visitor: Visitor, truth_file: str, text_file: st
     assert table.locator("tbody tr").count() == 6 and page.get_by_text("Missed").is_visible()
     page.get_by_label("DGNet").uncheck()
     page.wait_for_function("document.querySelectorAll('#masks img').length === 5")
-    page.get_by_label("Clear").first.click()
-    page.locator("#truth input[type=file]").set_input_files(text_file)
-    page.get_by_text("a mask is a picture").wait_for()
 
 
 @pytest.mark.browser

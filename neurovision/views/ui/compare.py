@@ -13,6 +13,7 @@ import numpy as np
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.findings import Findings
 from neurovision.scan.masks import Truth, read_mask
+from neurovision.segmenters import cards
 from neurovision.views.overlay import AGREED, EXTRA, MISSED, difference
 from neurovision.views.ui import parts
 from neurovision.views.ui.diagnose import STYLES, draw_mask, to_screen
@@ -92,7 +93,9 @@ def build(case: gr.State, tab: gr.Tab) -> None:
     seen = gr.State("")
     with gr.Row():
         with gr.Column(scale=7, min_width=300):
-            chosen = gr.CheckboxGroup([], label="Show", info="The vote and each network alone")
+            # Named from the start, so that a client of the API may choose before the tab was ever opened.
+            known = [(name_of(k), k) for k in (VOTE, *(c.name for c in cards() if c.votes))]
+            chosen = gr.CheckboxGroup(known, label="Show", info="The vote and each network alone")
             style = gr.Radio(STYLES, value=STYLES[0], label="Marking")
         with gr.Column(scale=5, min_width=300):
             truth = gr.File(label="Ground truth of this scan: a mask of the same size", height=132, elem_id="truth")
