@@ -358,10 +358,12 @@ def scaling(analyzer: Analyzer, path: Path) -> dict[str, dict[int, float]]:
     figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for axis, (name, points) in zip(axes, found.items(), strict=True):
         axis.plot(list(points), list(points.values()), marker="o")
-        axis.set(xlabel=name, ylabel="ms", ylim=(0, None))
+        axis.set(xlabel=name, ylabel="ms")
         axis.grid(alpha=0.3)
         if name == "slices":
-            axis.set(xscale="log", yscale="log", ylim=(None, None))
+            axis.set(xscale="log", yscale="log")
+        else:
+            axis.set(ylim=(0, None))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return found
