@@ -52,10 +52,9 @@ def encoded(inputs: Tensor, encoder: str, weights: str | None) -> Tensor:
     shape = (*inputs.shape[1:3], 3)
     try:
         network = factory(include_top=False, weights=weights, input_shape=shape, name="encoder")
-    except Exception as e:
+    except Exception as e:  # Keras raises a bare Exception when the download fails
         if weights is None:
             raise
-        # keras raises a bare Exception when the download fails
         log.warning("ImageNet weights of %s could not be fetched (%s); it starts random.", encoder, type(e).__name__)
         network = factory(include_top=False, weights=None, input_shape=shape, name="encoder")
     x = inputs

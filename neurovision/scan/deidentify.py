@@ -48,7 +48,7 @@ def deidentify(paths: Sequence[Path], folder: Path, keep_burned_in: bool = False
                 _clean(dataset)
                 target = folder / f"{number:04d}.dcm"
                 dataset.save_as(target, enforce_file_format=True)
-            except Exception as e:
+            except Exception as e:  # a damaged header breaks the library in any way; the message must not quote it
                 raise DamagedScan(f"{path.name}: its headers cannot be de-identified; export the file again.") from e
             written.append(target)
     finally:

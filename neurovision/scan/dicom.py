@@ -242,7 +242,7 @@ def parse(data: bytes, name: str, pixels: bool = True) -> Dataset:
             return pydicom.dcmread(BytesIO(data), force=meta is None, stop_before_pixels=not pixels)
     except (UnsupportedScan, ScanTooLarge, DamagedScan):
         raise
-    except Exception as e:
+    except Exception as e:  # pydicom and its decoders raise anything on damaged files
         raise DamagedScan(f"{name}: the DICOM file is damaged or cut off; export it again.") from e
 
 
@@ -308,7 +308,7 @@ def _image_frames(dataset: Dataset, file: int, name: str) -> list[Frame]:
         return [_frame(dataset, [per[k], shared], file, k, (rows, columns), count) for k in range(count)]
     except (UnsupportedScan, DamagedScan, ScanTooLarge):
         raise
-    except Exception as e:
+    except Exception as e:  # pydicom and its decoders raise anything on damaged files
         raise DamagedScan(f"{name}: the DICOM header holds values that cannot be read; export it again.") from e
 
 
@@ -598,7 +598,7 @@ def _decoded(dataset: Dataset, frames: Sequence[Frame], name: str, color: bool) 
                 yield values
     except (DamagedScan, UnsupportedScan, ScanTooLarge):
         raise
-    except Exception as e:
+    except Exception as e:  # pydicom and its decoders raise anything on damaged files
         raise DamagedScan(f"{name}: the pixel data are damaged or cut off and cannot be decoded; export it again.") from e
 
 

@@ -166,7 +166,7 @@ def _header(head: bytes, name: str) -> Nifti1Header:
         header = kind(head[:length], check=False)
         header.get_data_dtype()
         return header
-    except Exception as e:
+    except Exception as e:  # nibabel and NumPy raise anything on a damaged header
         raise DamagedScan(f"{name}: the NIfTI header is damaged; send the file again.") from e
 
 
@@ -204,7 +204,7 @@ def _grid(header: Nifti1Header, name: str) -> Grid:
         affine[:3] *= scale
         orientation = io_orientation(affine)
         volume = abs(np.linalg.det(affine[:3, :3]))
-    except Exception as e:
+    except Exception as e:  # nibabel and NumPy raise anything on a damaged header
         raise DamagedScan(f"{name}: the NIfTI header gives no usable orientation; save the scan again.") from e
     if not np.isfinite(affine).all() or volume < 1e-9 or np.isnan(orientation).any():
         raise DamagedScan(f"{name}: the NIfTI header gives no usable orientation; save the scan again.")

@@ -79,10 +79,9 @@ def _application(encoder: str, shape: tuple[int, int], weights: str | None) -> k
         factory = getattr(applications, "EfficientNet" + encoder.removeprefix("efficientnet").upper())
     try:
         return factory(include_top=False, weights=weights, input_shape=(*shape, 3))
-    except Exception as e:
+    except Exception as e:  # Keras raises a bare Exception when the download fails
         if weights is None:
             raise
-        # keras raises a bare Exception when the download fails
         log.warning("ImageNet weights of %s could not be fetched (%s); it starts random.", encoder, type(e).__name__)
         return factory(include_top=False, weights=None, input_shape=(*shape, 3))
 
