@@ -422,7 +422,7 @@ def test_keyboard_alone_reaches_a_verdict(visitor: Visitor) -> None:
 
 
 @pytest.mark.browser
-def test_compare_in_the_browser(visitor: Visitor, truth_file: str) -> None:
+def test_compare_in_the_browser(visitor: Visitor, truth_file: str, text_file: str) -> None:
     page = visitor.page
     visitor.example("Glioma T1")
     visitor.verdict("Tumor detected")
@@ -434,6 +434,9 @@ def test_compare_in_the_browser(visitor: Visitor, truth_file: str) -> None:
     assert table.locator("tbody tr").count() == 6 and page.get_by_text("Missed").is_visible()
     page.get_by_label("DGNet").uncheck()
     page.wait_for_function("document.querySelectorAll('#masks img').length === 5")
+    page.get_by_label("Clear").first.click()
+    page.locator("#truth input[type=file]").set_input_files(text_file)
+    page.get_by_text("a mask is a picture").wait_for()
 
 
 @pytest.mark.browser
