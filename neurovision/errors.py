@@ -9,7 +9,9 @@
     │   └── ScanTooLarge      more pixels, frames or bytes than the stated limit
     ├── DataError             a training folder, index or mask breaks a rule
     ├── ModelError            an unknown model, or an argument that it cannot take
+    ├── OutputError           a result cannot be written: the disk is full, or the folder is read-only
     ├── PacsError             an image archive cannot be reached, refuses, or must not be talked to like this
+    ├── HubError              the Hugging Face Hub cannot be reached, refuses, or a reference to it breaks a rule
     └── WeightsError          shipped weights cannot be used
         ├── WeightsMissing    a file that the manifest names is not there
         └── WeightsTampered   a file's digest is not the manifest's
@@ -47,8 +49,16 @@ class ModelError(NeurovisionError):
     """An unknown model name, or an argument that the model cannot take."""
 
 
+class OutputError(NeurovisionError):
+    """A result cannot be written: the disk is full, or the folder is read-only."""
+
+
 class PacsError(NeurovisionError):
     """An image archive cannot be reached, refuses, or must not be talked to like this."""
+
+
+class HubError(NeurovisionError):
+    """The Hugging Face Hub cannot be reached, refuses, or a reference to it breaks a rule."""
 
 
 class WeightsError(NeurovisionError):

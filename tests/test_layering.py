@@ -9,6 +9,7 @@ import neurovision
 
 ROOMS = (
     ("errors", "classes"),
+    ("files", "logs"),
     ("scan",),
     ("segmenters",),
     ("classifiers",),

@@ -18,7 +18,7 @@ from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.volume import VolumeFindings, analyze_volume
 from neurovision.errors import NeurovisionError, ScanTooLarge
-from neurovision.scan.read import group_scans, read_files
+from neurovision.scan import contained
 from neurovision.views.report import summary_row, volume_row, write_csv
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import MODELS, Room, speaks
@@ -60,7 +60,7 @@ def analyze_all(
     size = sum(p.stat().st_size for p in paths)
     if size > MAX_TOTAL:
         raise ScanTooLarge(f"A batch may have {MAX_TOTAL >> 20} MB; received {size >> 20} MB, split it.")
-    groups = group_scans(paths)
+    groups = contained.group_scans(paths)
     outcomes: list[Outcome] = []
     used: set[str] = set()
     for done, group in enumerate(groups):
@@ -71,7 +71,7 @@ def analyze_all(
 
 def _analyze(analyzer: Analyzer, group: tuple[Path, ...], stem: str) -> Outcome:
     try:
-        study = read_files(group)
+        study = contained.study(group)
         if study.n_slices > 1:
             volume = analyze_volume(analyzer, study)
             return Outcome(stem, volume_row(volume), volume=volume)

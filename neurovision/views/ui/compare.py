@@ -12,7 +12,8 @@ import numpy as np
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.findings import Findings
-from neurovision.scan.masks import Truth, read_mask
+from neurovision.scan import contained
+from neurovision.scan.masks import Truth
 from neurovision.segmenters import cards
 from neurovision.views.overlay import AGREED, EXTRA, MISSED, difference
 from neurovision.views.ui import parts
@@ -37,7 +38,7 @@ def name_of(key: str) -> str:
 
 def truth_of(case: Case, path: str | None) -> Truth | None:
     """The uploaded ground truth of the open scan, or None."""
-    return read_mask(path, case.findings.mask.shape) if path else None
+    return contained.mask(path, case.findings.picture.shape) if path else None
 
 
 def pictures(findings: Findings, chosen: list[str], style: str, truth: Truth | None) -> list[tuple[np.ndarray, str]]:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from neurovision.ensemble.findings import Findings
 from neurovision.errors import NeurovisionError, UnsupportedScan
+from neurovision.scan import contained
 from neurovision.scan.paint import paint
-from neurovision.scan.read import read
 from neurovision.scan.study import Study
 from neurovision.views.examples import EXAMPLES, FOLDER
 from neurovision.views.overlay import gray_rgb, heat
@@ -37,7 +37,7 @@ def open_case(room: Room, path: str | None, slice_index: int | None = None) -> C
     """
     if not path:
         raise UnsupportedScan("There is no scan yet; drop a file or pick an example.")
-    study = read(path)
+    study = contained.study([path])
     return Case(study, room.analyzer().analyze(study, study.n_slices // 2 if slice_index is None else slice_index))
 
 

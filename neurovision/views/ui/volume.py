@@ -14,8 +14,9 @@ import numpy as np
 from neurovision.classes import BY_KEY
 from neurovision.ensemble.volume import VolumeFindings, analyze_volume
 from neurovision.errors import NeurovisionError, UnsupportedScan
+from neurovision.scan import contained
 from neurovision.scan.phantom import phantom_volume
-from neurovision.scan.read import read, read_files, sniff
+from neurovision.scan.read import sniff
 from neurovision.scan.study import Source, Study
 from neurovision.views.surface import surface
 from neurovision.views.ui import parts
@@ -50,8 +51,8 @@ def gather(paths: Sequence[str]) -> Study:
     if not files:
         raise UnsupportedScan("There is no scan yet; drop the slices of one head or try the example.")
     if len(files) == 1 or any(_kind(f) != "picture" for f in files):
-        return read_files(files)
-    slices = [read(f) for f in files]
+        return contained.study(files)
+    slices = [contained.study([f]) for f in files]
     shapes = {s.pixels.shape[1:3] for s in slices}
     if len(shapes) > 1:
         raise UnsupportedScan("Pictures that make one volume have one size; these have several, analyze them in Batch.")

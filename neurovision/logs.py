@@ -1,0 +1,73 @@
+"""Logs for machines: one JSON object a line, with the request's id and without anything of a person.
+
+What this project logs is a constant sentence and named values. What a library logs may quote a file, so of its records
+only the logger, the level and the line of code are kept; of exceptions the type and the lines, never the message.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+
+def event(logger: logging.Logger, what: str, level: int = logging.INFO, **values: Any) -> None:
+    """Log a constant sentence with named values.
+
+    Args:
+        logger: Of the module that speaks.
+        what: The sentence; it quotes nothing.
+        level: As in logging.
+        **values: Numbers and words of this project's own; never a name, a path, an address or an identifier.
+    """
+    logger.log(level, what, extra={"values": values})
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        ours = record.name == "neurovision" or record.name.startswith("neurovision.")
+        told: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "from": record.name,
+        }
+        if request := request_id.get():
+            told["request"] = request
+        if ours:
+            told["message"] = record.getMessage()
+            told.update(getattr(record, "values", {}))
+        else:
+            told["line"] = f"{record.filename}:{record.lineno}"
+        if record.exc_info and record.exc_info[0] is not None:
+            told["error"] = where(record.exc_info[0], record.exc_info[2])
+        return json.dumps(told, ensure_ascii=False, default=str)
+
+
+def where(kind: type[BaseException], trace: TracebackType | None) -> str:
+    """An error's type and the lines of code that led to it, without its message, which may quote a file."""
+    frames = traceback.extract_tb(trace)[-4:]
+    return f"{kind.__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+
+
+def to_stderr(level: int = logging.WARNING) -> None:
+    """Send this project's records of ``level`` and everyone's warnings to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    root.handlers, root.level = [handler], logging.WARNING
+    logging.getLogger("neurovision").setLevel(level)
+    logging.captureWarnings(True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
