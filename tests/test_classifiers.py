@@ -13,7 +13,7 @@ from neurovision.errors import ModelError
 
 SIDE = 64
 # Every pretrained encoder is exchanged for the smallest one; the heads are as published, narrower.
-COMPACT: dict[str, dict[str, Any]] = {"custom_cnn": {"width": 4}}
+COMPACT: dict[str, dict[str, Any]] = {"custom_cnn": {"width": 4}, "vit": {"width": 16, "depth": 2}}
 DEFAULT = {"width": 16, "encoder": "efficientnetlite0"}
 
 
@@ -54,8 +54,8 @@ class TestContract:
     def test_small_sides_and_unknown_arguments_are_refused(self, name: str) -> None:
         with pytest.raises(ModelError, match="at least 32 pixels; received 16 x 64"):
             build(name, (16, 64, 1))
-        with pytest.raises(ModelError, match="no argument 'depth'"):
-            build(name, (SIDE, SIDE, 1), depth=3)
+        with pytest.raises(ModelError, match="no argument 'layers'"):
+            build(name, (SIDE, SIDE, 1), layers=3)
 
 
 def test_unknown_names_list_the_known() -> None:

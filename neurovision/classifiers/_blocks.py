@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from neurovision.errors import ModelError
 from neurovision.segmenters._blocks import Tensor
 from neurovision.segmenters._encoders import encode
+
+if TYPE_CHECKING:
+    import keras
 
 log = logging.getLogger(__name__)
 
@@ -80,3 +85,31 @@ def tumor_head(x: Tensor) -> Tensor:
 
     x = layers.Dense(1, dtype="float32", name="head_dense")(x)
     return layers.Activation("sigmoid", dtype="float32", name="head_sigmoid")(x)
+
+
+def transfer(
+    name: str, input_shape: tuple[int, int, int], encoder: str, weights: str | None, head: Callable[[Tensor], Tensor]
+) -> keras.Model:
+    """A classifier over a pretrained encoder: its last map, averaged, then ``head``, then :func:`tumor_head`."""
+    from keras import Input, Model, layers
+
+    inputs = Input(input_shape, name="canvas")
+    x = layers.GlobalAveragePooling2D(name="pool")(encoded(inputs, encoder, weights))
+    return Model(inputs, tumor_head(head(x)), name=name)
+
+
+def three_dense(x: Tensor, width: int) -> Tensor:
+    """Three normalized dense layers of ``width``, a half and an eighth of it; dropout 0.5, 0.3, 0.2."""
+    x = dense_bn_drop(x, width, 0.5, "top0")
+    x = dense_bn_drop(x, width // 2, 0.3, "top1")
+    return dense_bn_drop(x, width // 8, 0.2, "top2")
+
+
+def two_dense(x: Tensor, width: int, dropout: float) -> Tensor:
+    """Normalization, then dense layers of ``width`` (dropout as given) and a quarter of it (0.3), one more between."""
+    from keras import layers
+
+    x = layers.BatchNormalization(name="pool_bn")(x)
+    x = layers.Dropout(dropout, name="top0_dropout")(layers.Dense(width, activation="relu", name="top0_dense")(x))
+    x = layers.BatchNormalization(name="top0_bn")(x)
+    return layers.Dropout(0.3, name="top1_dropout")(layers.Dense(width // 4, activation="relu", name="top1_dense")(x))

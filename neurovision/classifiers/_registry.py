@@ -1,16 +1,12 @@
-"""The list of classifiers, kept as the segmenters' is: a leaf decorates its builder and is found by being in the folder."""
+"""The list of classifiers, kept as the segmenters' is."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from neurovision.errors import ModelError
+from neurovision.segmenters._registry import Registry
 
 if TYPE_CHECKING:
     import keras
@@ -37,44 +33,14 @@ class Card:
     changes: str
 
 
-Builder = Callable[..., "keras.Model"]
-_BUILDERS: dict[str, tuple[Card, Builder]] = {}
-
-
-def classifier(card: Card) -> Callable[[Builder], Builder]:
-    """Register the decorated builder under ``card.name``."""
-
-    def register(builder: Builder) -> Builder:
-        _BUILDERS[card.name] = (card, builder)
-        return builder
-
-    return register
-
-
-@cache
-def _load_leaves() -> None:
-    package = importlib.import_module("neurovision.classifiers")
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+_REGISTRY: Registry[Card] = Registry("classifier", "neurovision.classifiers")
+classifier = _REGISTRY.register
+card = _REGISTRY.card
 
 
 def cards() -> tuple[Card, ...]:
     """All cards by name."""
-    _load_leaves()
-    return tuple(sorted((c for c, _ in _BUILDERS.values()), key=lambda c: c.name))
-
-
-def card(name: str) -> Card:
-    """The card of ``name``.
-
-    Raises:
-        ModelError: No such classifier.
-    """
-    _load_leaves()
-    if name not in _BUILDERS:
-        raise ModelError(f"No classifier is called {name!r}; choose one of {', '.join(c.name for c in cards())}.")
-    return _BUILDERS[name][0]
+    return tuple(_REGISTRY.cards())
 
 
 def build(name: str, input_shape: tuple[int, int, int] | None = None, **config: Any) -> keras.Model:
@@ -92,12 +58,7 @@ def build(name: str, input_shape: tuple[int, int, int] | None = None, **config: 
         ModelError: An unknown name or argument, or sides below 32.
     """
     found = card(name)
-    builder = _BUILDERS[name][1]
     shape = input_shape or (found.size, found.size, 3)
     if min(shape[:2]) < 32:
         raise ModelError(f"{found.title} takes sides of at least 32 pixels; received {shape[0]} x {shape[1]}.")
-    known = inspect.signature(builder).parameters
-    for argument in config:
-        if argument not in known:
-            raise ModelError(f"{found.title} has no argument {argument!r}; it takes {', '.join(known)}.")
-    return builder(input_shape=tuple(shape), **config)
+    return _REGISTRY.build(name, shape, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neurovision.classifiers._blocks import dense_bn_drop, encoded, tumor_head
+from neurovision.classifiers._blocks import three_dense, transfer
 from neurovision.classifiers._registry import Card, classifier
 
 if TYPE_CHECKING:
@@ -36,14 +36,4 @@ def build(
         encoder: A name in ``_blocks.ENCODERS``.
         encoder_weights: ``"imagenet"`` or None.
     """
-    from keras import Input, Model, layers
-
-    # === Functional model ===
-    inputs = Input(input_shape, name="canvas")
-    x = layers.GlobalAveragePooling2D(name="pool")(encoded(inputs, encoder, encoder_weights))
-    x = dense_bn_drop(x, width, 0.5, "top0")
-    x = dense_bn_drop(x, width // 2, 0.3, "top1")
-    x = dense_bn_drop(x, width // 8, 0.2, "top2")
-
-    # === Config ===
-    return Model(inputs, tumor_head(x), name="convnextbase")
+    return transfer("convnextbase", input_shape, encoder, encoder_weights, lambda x: three_dense(x, width))

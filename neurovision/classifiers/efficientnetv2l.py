@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neurovision.classifiers._blocks import encoded, tumor_head
+from neurovision.classifiers._blocks import transfer
 from neurovision.classifiers._registry import Card, classifier
+from neurovision.segmenters._blocks import Tensor
 
 if TYPE_CHECKING:
     import keras
@@ -36,15 +37,12 @@ def build(
         encoder: A name in ``_blocks.ENCODERS``.
         encoder_weights: ``"imagenet"`` or None.
     """
-    from keras import Input, Model, layers
+    from keras import layers
 
-    # === Functional model ===
-    inputs = Input(input_shape, name="canvas")
-    x = layers.GlobalAveragePooling2D(name="pool")(encoded(inputs, encoder, encoder_weights))
-    x = layers.BatchNormalization(name="pool_bn")(x)
-    x = layers.Dropout(0.5, name="pool_dropout")(x)
-    x = layers.Dropout(0.5, name="top0_dropout")(layers.Dense(width, activation="relu", name="top0_dense")(x))
-    x = layers.Dropout(0.3, name="top1_dropout")(layers.Dense(width // 2, activation="relu", name="top1_dense")(x))
+    def head(x: Tensor) -> Tensor:
+        x = layers.BatchNormalization(name="pool_bn")(x)
+        x = layers.Dropout(0.5, name="pool_dropout")(x)
+        x = layers.Dropout(0.5, name="top0_dropout")(layers.Dense(width, activation="relu", name="top0_dense")(x))
+        return layers.Dropout(0.3, name="top1_dropout")(layers.Dense(width // 2, activation="relu", name="top1_dense")(x))
 
-    # === Config ===
-    return Model(inputs, tumor_head(x), name="efficientnetv2l")
+    return transfer("efficientnetv2l", input_shape, encoder, encoder_weights, head)

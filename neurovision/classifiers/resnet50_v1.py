@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neurovision.classifiers._blocks import encoded, tumor_head
+from neurovision.classifiers._blocks import transfer, two_dense
 from neurovision.classifiers._registry import Card, classifier
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def build(
     width: int = 512,
     encoder: str = "resnet50",
     encoder_weights: str | None = None,
+    dropout: float = 0.5,
 ) -> keras.Model:
     """Pooled features, normalized, then dense layers of 512 and 128.
 
@@ -34,16 +35,6 @@ def build(
         width: Units of the first dense layer; 512 as in the document.
         encoder: A name in ``_blocks.ENCODERS``.
         encoder_weights: ``"imagenet"`` or None.
+        dropout: Rate behind the first dense layer.
     """
-    from keras import Input, Model, layers
-
-    # === Functional model ===
-    inputs = Input(input_shape, name="canvas")
-    x = layers.GlobalAveragePooling2D(name="pool")(encoded(inputs, encoder, encoder_weights))
-    x = layers.BatchNormalization(name="pool_bn")(x)
-    x = layers.Dropout(0.5, name="top0_dropout")(layers.Dense(width, activation="relu", name="top0_dense")(x))
-    x = layers.BatchNormalization(name="top0_bn")(x)
-    x = layers.Dropout(0.3, name="top1_dropout")(layers.Dense(width // 4, activation="relu", name="top1_dense")(x))
-
-    # === Config ===
-    return Model(inputs, tumor_head(x), name="resnet50_v1")
+    return transfer("resnet50_v1", input_shape, encoder, encoder_weights, lambda x: two_dense(x, width, dropout))

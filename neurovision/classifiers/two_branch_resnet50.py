@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neurovision.classifiers._blocks import dense_bn_drop, encoded, tumor_head
+from neurovision.classifiers._blocks import dense_bn_drop, transfer
 from neurovision.classifiers._registry import Card, classifier
+from neurovision.segmenters._blocks import Tensor
 
 if TYPE_CHECKING:
     import keras
@@ -35,14 +36,10 @@ def build(
         encoder: A name in ``_blocks.ENCODERS``.
         encoder_weights: ``"imagenet"`` or None.
     """
-    from keras import Input, Model, layers
+    from keras import layers
 
-    # === Functional model ===
-    inputs = Input(input_shape, name="canvas")
-    x = layers.GlobalAveragePooling2D(name="pool")(encoded(inputs, encoder, encoder_weights))
-    x = layers.Add(name="branches_add")([dense_bn_drop(x, width, 0.4, f"branch{k}") for k in range(2)])
-    x = dense_bn_drop(x, width // 2, 0.4, "top0")
-    x = dense_bn_drop(x, width // 4, 0.3, "top1")
+    def head(x: Tensor) -> Tensor:
+        x = layers.Add(name="branches_add")([dense_bn_drop(x, width, 0.4, f"branch{k}") for k in range(2)])
+        return dense_bn_drop(dense_bn_drop(x, width // 2, 0.4, "top0"), width // 4, 0.3, "top1")
 
-    # === Config ===
-    return Model(inputs, tumor_head(x), name="two_branch_resnet50")
+    return transfer("two_branch_resnet50", input_shape, encoder, encoder_weights, head)

@@ -10,13 +10,86 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from neurovision.errors import ModelError
 
 if TYPE_CHECKING:
     import keras
+
+Builder = Callable[..., "keras.Model"]
+
+
+class Named(Protocol):
+    """What a registry asks of a card."""
+
+    @property
+    def name(self) -> str:
+        """The key in commands and files, also the leaf module's name."""
+
+    @property
+    def title(self) -> str:
+        """The name its paper gave it."""
+
+
+C = TypeVar("C", bound=Named)
+
+
+class Registry(Generic[C]):
+    """Cards and builders of the leaf modules of one package, loaded when first asked for.
+
+    Args:
+        kind: What a leaf is called in messages, such as "segmenter".
+        package: Dotted name of the folder; its modules without a leading underscore are the leaves.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._builders: dict[str, tuple[C, Builder]] = {}
+        self._loaded = False
+
+    def register(self, card: C) -> Callable[[Builder], Builder]:
+        """Decorator that keeps a builder under ``card.name``."""
+
+        def keep(builder: Builder) -> Builder:
+            self._builders[card.name] = (card, builder)
+            return builder
+
+        return keep
+
+    def cards(self) -> list[C]:
+        """All cards, by name."""
+        if not self._loaded:
+            for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{self.package}.{module.name}")
+            self._loaded = True
+        return [self._builders[name][0] for name in sorted(self._builders)]
+
+    def card(self, name: str) -> C:
+        """The card of ``name``.
+
+        Raises:
+            ModelError: No such leaf.
+        """
+        known = {c.name: c for c in self.cards()}
+        if name not in known:
+            raise ModelError(f"No {self.kind} is called {name!r}; choose one of {', '.join(known)}.")
+        return known[name]
+
+    def build(self, name: str, shape: tuple[int, int, int], config: dict[str, Any]) -> keras.Model:
+        """Call a leaf's builder.
+
+        Raises:
+            ModelError: An unknown name, or an argument that the builder does not take.
+        """
+        card = self.card(name)
+        builder = self._builders[name][1]
+        known = inspect.signature(builder).parameters
+        for argument in config:
+            if argument not in known:
+                raise ModelError(f"{card.title} has no argument {argument!r}; it takes {', '.join(known)}.")
+        return builder(input_shape=tuple(shape), **config)
 
 
 @dataclass(frozen=True)
@@ -44,44 +117,14 @@ class Card:
     votes: bool = False
 
 
-Builder = Callable[..., "keras.Model"]
-_BUILDERS: dict[str, tuple[Card, Builder]] = {}
-
-
-def segmenter(card: Card) -> Callable[[Builder], Builder]:
-    """Register the decorated builder under ``card.name``."""
-
-    def register(builder: Builder) -> Builder:
-        _BUILDERS[card.name] = (card, builder)
-        return builder
-
-    return register
-
-
-@cache
-def _load_leaves() -> None:
-    package = importlib.import_module("neurovision.segmenters")
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+_REGISTRY: Registry[Card] = Registry("segmenter", "neurovision.segmenters")
+segmenter = _REGISTRY.register
+card = _REGISTRY.card
 
 
 def cards() -> tuple[Card, ...]:
     """All cards, voting members first, then by name."""
-    _load_leaves()
-    return tuple(sorted((c for c, _ in _BUILDERS.values()), key=lambda c: (not c.votes, c.name)))
-
-
-def card(name: str) -> Card:
-    """The card of ``name``.
-
-    Raises:
-        ModelError: No such architecture.
-    """
-    _load_leaves()
-    if name not in _BUILDERS:
-        raise ModelError(f"No segmenter is called {name!r}; choose one of {', '.join(c.name for c in cards())}.")
-    return _BUILDERS[name][0]
+    return tuple(sorted(_REGISTRY.cards(), key=lambda c: not c.votes))
 
 
 def build(name: str, input_shape: tuple[int, int, int] | None = None, **config: Any) -> keras.Model:
@@ -100,7 +143,6 @@ def build(name: str, input_shape: tuple[int, int, int] | None = None, **config: 
         ModelError: An unknown name or argument, or a size that the strides do not divide.
     """
     found = card(name)
-    builder = _BUILDERS[name][1]
     shape = input_shape or (found.size, found.size, 3)
     for side in shape[:2]:
         if side % found.stride or side < found.stride:
@@ -108,8 +150,4 @@ def build(name: str, input_shape: tuple[int, int, int] | None = None, **config: 
             raise ModelError(
                 f"{found.title} takes sides that are multiples of {found.stride}; received {side}, the nearest is {nearest}."
             )
-    known = inspect.signature(builder).parameters
-    for argument in config:
-        if argument not in known:
-            raise ModelError(f"{found.title} has no argument {argument!r}; it takes {', '.join(known)}.")
-    return builder(input_shape=tuple(shape), **config)
+    return _REGISTRY.build(name, shape, config)
