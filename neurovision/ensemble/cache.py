@@ -88,10 +88,15 @@ def _read(folder: Path, names: Sequence[str]) -> dict[str, bytes] | None:
 
 def _parents(weights: Path) -> Iterator[Path]:
     yield weights / "cache"
+    yield user_cache()
+
+
+def user_cache() -> Path:
+    """The user's own cache folder of neurovision; it need not exist."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    yield base / "neurovision"
+    return base / "neurovision"

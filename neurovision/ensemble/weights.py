@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurovision.ensemble.cache import user_cache
 from neurovision.errors import WeightsMissing, WeightsTampered
 
-DEFAULT = Path(__file__).parents[2] / "weights"
+DEFAULT = Path(__file__).parents[2] / "weights"  # of a checkout; an installed package has none
 FILE = "manifest.json"
+CURRENT = "current"  # in ``fetched_sets()``: the name of the set that was fetched last
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,45 @@ class Manifest:
         return path
 
 
+def fetched_sets() -> Path:
+    """Where ``neurovision hub pull`` keeps what it fetched, one folder a revision."""
+    return user_cache() / "hub"
+
+
+def local_weights() -> Path | None:
+    """The folder that needs no fetching: what NEUROVISION_WEIGHTS names, else the working directory's, else a checkout's."""
+    named = os.environ.get("NEUROVISION_WEIGHTS")
+    if named:
+        return Path(named)
+    return next((folder for folder in (Path.cwd() / "weights", DEFAULT) if (folder / FILE).is_file()), None)
+
+
+def find_weights() -> Path:
+    """The local folder, else what was fetched last; DEFAULT, which then has no manifest, where there is neither."""
+    local = local_weights()
+    if local is not None:
+        return local
+    current = fetched_sets() / CURRENT
+    return fetched_sets() / current.read_text().strip() if current.is_file() else DEFAULT
+
+
 def load_manifest(folder: Path | None = None) -> Manifest:
     """Read the manifest; files are checked when :meth:`Manifest.path` hands them out.
 
     Args:
-        folder: The weights folder; by default what NEUROVISION_WEIGHTS names, else the project's own.
+        folder: The weights folder; by default what ``find_weights`` finds.
 
     Raises:
         WeightsMissing: There is none.
         WeightsTampered: It cannot be parsed.
     """
-    folder = folder or Path(os.environ.get("NEUROVISION_WEIGHTS") or DEFAULT)
+    folder = folder or find_weights()
     path = folder / FILE
     if not path.is_file():
-        raise WeightsMissing(f"There is no {FILE} in {folder.name}/; run 'neurovision train' and 'neurovision stack'.")
+        raise WeightsMissing(
+            f"There is no {FILE} in {folder.name}/; name a folder in NEUROVISION_WEIGHTS, fetch one with 'neurovision hub"
+            " pull', or make one with 'neurovision train' and 'neurovision stack'."
+        )
     data = path.read_bytes()
     try:
         raw = json.loads(data)

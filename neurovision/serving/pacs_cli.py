@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from neurovision.serving.hub_cli import Weights
 from neurovision.serving.pacs import Ledger, Pacs, SeriesEntry, SeriesFilter, Server, analyze_series
 from neurovision.serving.pacs import watch as run_watch
 
@@ -24,7 +25,6 @@ User = Annotated[str | None, typer.Option(help="User; NEUROVISION_PACS_USER by d
 Ca = Annotated[Path | None, typer.Option(help="Certificates to trust; NEUROVISION_PACS_CA by default.")]
 Insecure = Annotated[bool, typer.Option("--insecure-http", help="Allow plain http to another machine.")]
 Work = Annotated[Path | None, typer.Option(help="Folder of the ledger and of unfinished work.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
 Days = Annotated[int, typer.Option(help="How many days back.")]
 StudyUid = Annotated[str, typer.Argument(help="Study Instance UID.")]
 SeriesUid = Annotated[str, typer.Argument(help="Series Instance UID.")]

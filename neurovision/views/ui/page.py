@@ -7,34 +7,29 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from neurovision import __version__
+from neurovision.ensemble.pipeline import Analyzer
+from neurovision.logs import to_stderr
 from neurovision.views.examples import FOLDER
 from neurovision.views.ui import batch, compare, diagnose, explain, look, models, parts, report, volume
+from neurovision.views.ui.guard import Guard, Limits, login
+from neurovision.views.ui.metrics import Metrics
 from neurovision.views.ui.room import MAX_UPLOAD, Room
+from neurovision.views.ui.sealed import seal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TITLE = "Neurovision MRI Brain Abnormality Detector"
 DISCLAIMER = (
     "Research tool, not a medical device: not for diagnosis or treatment. It knows three tumor types and may miss or"
     " invent findings. Scans stay on the computer that runs this page and are deleted there within the hour."
-)
-# The browser itself refuses whatever would leave this server.
-POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:;"
-    " style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'"
-)
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
 )
 
 
@@ -91,9 +86,15 @@ def _status(tone: str, *words: str) -> str:
     )
 
 
-def application(room: Room) -> FastAPI:
-    """The page as an ASGI application, with ``/healthz`` and the headers that keep a browser's traffic here."""
+def application(room: Room, limits: Limits | None = None) -> FastAPI:
+    """The page as an ASGI application behind its :class:`Guard`, with ``/healthz`` and ``/readyz``.
+
+    Args:
+        room: The models and the private folder.
+        limits: Of what one visitor may do; the environment's by default.
+    """
     from fastapi import FastAPI
+    from fastapi.responses import JSONResponse
 
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -101,41 +102,37 @@ def application(room: Room) -> FastAPI:
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    app.add_middleware(Headers)
+    @app.get("/readyz", response_model=None)
+    def readyz() -> Any:
+        return JSONResponse({"status": room.state}, 200 if room.state == "ready" else 503)
+
+    metrics = Metrics.from_environment(room)
+    limits = limits or Limits.from_environment()
+    app.add_middleware(Guard, folder=room.folder, limits=limits, observe=metrics.observe if metrics else _unobserved)
     return gr.mount_gradio_app(
         app, build(room), path="/", footer_links=["api", "settings"], run_history=False, enable_monitoring=False,
-        ssr_mode=False, pwa=False, show_error=False, mcp_server=False, max_file_size=MAX_UPLOAD,
+        ssr_mode=False, pwa=False, show_error=False, mcp_server=False, max_file_size=MAX_UPLOAD, auth=login(),
         root_path=os.environ.get("GRADIO_ROOT_PATH"), theme=look.theme(), css=look.CSS, head=look.HEAD,
     )  # fmt: skip
 
 
-class Headers:
-    """ASGI middleware that adds the security headers to every response, streams included."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and its answer back with the headers."""
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *HEADERS]
-            await send(message)
-
-        await self.app(scope, receive, answer if scope["type"] == "http" else send)
+def _unobserved(route: str, status: int, seconds: float) -> None:
+    """What is called after a request where nobody asked for metrics."""
 
 
-def serve(host: str | None = None, port: int | None = None) -> None:
+def serve(
+    host: str | None = None, port: int | None = None, load: Callable[[], Analyzer] = Analyzer.load
+) -> None:
     """Serve the page until the process is told to stop.
 
     Args:
         host: Address to listen on; by default GRADIO_SERVER_NAME, else 127.0.0.1.
         port: By default GRADIO_SERVER_PORT, else 7860.
+        load: Makes the analyzer, while the page answers already.
     """
     import uvicorn
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    to_stderr(logging.INFO if os.environ.get("NEUROVISION_LOG") == "info" else logging.WARNING)
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860) if port is None else port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -144,9 +141,19 @@ def serve(host: str | None = None, port: int | None = None) -> None:
             probe.bind((host, port))
         except OSError as e:
             sys.exit(f"Cannot listen on {host}:{port} ({e.strerror}); set GRADIO_SERVER_PORT to a free port.")
-    room = Room()
+
+    def load_and_seal() -> Analyzer:
+        """Load the models, which may be fetched first; from then on nothing goes out."""
+        try:
+            return load()
+        finally:
+            seal()
+
+    room = Room(load_and_seal)
     room.open()
     app = application(room)
     print(f"{TITLE}\nOpen http://{host}:{port} in a browser; Ctrl+C stops it.", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn hands the signal on; exiting clears the folder
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+    uvicorn.run(
+        app, host=host, port=port, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=3
+    )

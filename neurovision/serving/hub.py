@@ -1,0 +1,269 @@
+"""Weights from and to the Hugging Face Hub, pinned by commit and by digest.
+
+A reference is ``owner/name@commit#digest``: the commit names a revision for good, the digest is the sha256 of its
+``manifest.json``, which in turn holds the sha256 of every other file. What does not have its digest is refused.
+
+Whoever talks to the Hub is a process of its own (:mod:`neurovision.serving.hub_transfer`): the one that serves the page
+stays offline, and the Hub's client gets exactly the settings below, whatever was imported or set before: no telemetry,
+no update check, and no token but the one that is named here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from neurovision.ensemble.pipeline import Analyzer
+from neurovision.ensemble.weights import CURRENT, FILE, fetched_sets, load_manifest, local_weights
+from neurovision.errors import HubError, WeightsError, WeightsTampered
+
+VARIABLE, TOKEN = "NEUROVISION_HUB", "NEUROVISION_HUB_TOKEN"
+CARD = "README.md"  # the model card's name on the Hub
+# The page switches its own process offline; what counts here is what the user had asked for.
+_OFFLINE = os.environ.get("HF_HUB_OFFLINE")
+_SETTINGS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_XET": "1",  # the files are small, and plain HTTP can be watched and tested
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A set of weights on the Hub.
+
+    Attributes:
+        repo: ``owner/name``.
+        revision: A commit of 40 hex digits, or a branch or tag; None is the main branch.
+        digest: sha256 of the manifest that must be found there, or None.
+    """
+
+    repo: str
+    revision: str | None = None
+    digest: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read ``owner/name``, ``owner/name@revision`` or ``owner/name@revision#digest``.
+
+        Raises:
+            HubError: It is none of these.
+        """
+        found = re.fullmatch(r"([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,100}))?(?:#([0-9a-f]{64}))?", text.strip())
+        if found is None or ".." in text:
+            raise HubError(
+                "A set of weights on the Hub is named owner/name@revision, or owner/name@revision#sha256-of-the-manifest; "
+                f"received {text!r}."
+            )
+        return cls(*found.groups())
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the revision is a commit, which nobody can move."""
+        return re.fullmatch(r"[0-9a-f]{40}", self.revision or "") is not None
+
+    @property
+    def folder(self) -> Path:
+        """Where a pinned set is kept."""
+        return fetched_sets() / f"{self.repo.replace('/', '--')}@{self.revision}"
+
+    def __str__(self) -> str:
+        return self.repo + (f"@{self.revision}" if self.revision else "") + (f"#{self.digest}" if self.digest else "")
+
+
+def provide() -> Path | None:
+    """The weights folder where the environment variable NEUROVISION_HUB pins one and none is on this machine, else None.
+
+    Nothing is ever fetched that the user has not named there.
+
+    Raises:
+        HubError: The variable pins no commit, or the Hub cannot be reached or refuses.
+        WeightsError: What was fetched is not what was pinned.
+    """
+    named = os.environ.get(VARIABLE)
+    if not named or local_weights() is not None:
+        return None
+    reference = Reference.parse(named)
+    if not reference.pinned:
+        raise HubError(
+            f"{VARIABLE} must pin a commit, owner/name@commit; received {named!r}. "
+            f"'neurovision hub pull {reference}' prints what to write."
+        )
+    return pull(reference)[1]
+
+
+def load_analyzer() -> Analyzer:
+    """The Analyzer on local weights, else on fetched ones, else on those that NEUROVISION_HUB pins.
+
+    Raises:
+        HubError: See :func:`provide`.
+        WeightsError: A file is missing or is not the shipped one.
+    """
+    return Analyzer.load(provide())
+
+
+def pull(reference: Reference) -> tuple[Reference, Path]:
+    """Fetch a set of weights and its card, or find them among what was fetched before.
+
+    A set that is complete is not asked for again, so that it serves offline. What an interrupted pull has finished is kept
+    and checked; the next one goes on with the file that was cut off.
+
+    Returns:
+        The reference with its commit and digest filled in, and the folder.
+
+    Raises:
+        HubError: The Hub cannot be reached, or has no such set.
+        WeightsError: A file is not the one that the manifest, or the reference, names.
+    """
+    found = _complete(reference)
+    if found is None:
+        revision = _transfer({"do": "resolve", "repo": reference.repo, "revision": reference.revision})["revision"]
+        resolved = replace(reference, revision=revision)
+        request = {"repo": resolved.repo, "revision": resolved.revision, "folder": str(resolved.folder)}
+        found = _complete(resolved)
+        if found is None:
+            _transfer({"do": "manifest", **request})
+            digest = _check_manifest(resolved)
+            wrong = [name for name, digest in listed(resolved.folder) if not _is(resolved.folder / name, digest)]
+            _transfer({"do": "files", **request, "files": wrong})
+            for name, expected in listed(resolved.folder):
+                if not _is(resolved.folder / name, expected):
+                    (resolved.folder / name).unlink(missing_ok=True)
+                    raise WeightsTampered(
+                        f"{name} of {reference.repo} is not the file that its manifest names; it was removed, ask the owner."
+                    )
+            found = replace(resolved, digest=digest)
+    name = found.folder.name
+    part = fetched_sets() / f".{CURRENT}.{os.getpid()}"
+    part.write_text(name)
+    part.replace(fetched_sets() / CURRENT)
+    return found, found.folder
+
+
+def push(weights: Path | None, repo: str, card: Path, private: bool = False, message: str = "Weights") -> Reference:
+    """Publish a weights folder and its card as one commit; the repository is made if need be.
+
+    Args:
+        weights: The folder; the one that the product uses by default.
+        repo: ``owner/name``.
+        card: The model card, which must be of these very weights.
+        private: Make a new repository private.
+        message: The commit's.
+
+    Returns:
+        The pinned reference of what was published.
+
+    Raises:
+        HubError: No token is set, the card is of other weights, or the Hub cannot be reached or refuses.
+        WeightsError: The folder is not sound.
+    """
+    reference = Reference.parse(repo)
+    if reference.revision or reference.digest:
+        raise HubError(f"Weights are published to owner/name; received {repo!r}.")
+    if not (os.environ.get(TOKEN) or os.environ.get("HF_TOKEN")):
+        raise HubError(f"Publishing needs a token that may write; set {TOKEN}.")
+    manifest = load_manifest(weights)
+    for name, digest in listed(manifest.folder):
+        manifest.path(name, digest)
+    if not card.is_file() or manifest.digest[:12] not in card.read_text(encoding="utf-8"):
+        raise HubError(f"The card {card.name} is not of these weights ({manifest.digest[:12]}); run 'neurovision evaluate'.")
+    paths = {name: str(manifest.folder.resolve() / name) for name, _ in listed(manifest.folder)}
+    files = {**paths, FILE: str(manifest.folder.resolve() / FILE), CARD: str(card.resolve())}
+    request = {"do": "push", "repo": repo, "files": files, "private": private, "message": message}
+    return Reference(repo, _transfer(request)["revision"], manifest.digest)
+
+
+def listed(folder: Path) -> list[tuple[str, str]]:
+    """Every file that a folder's manifest names, with its sha256.
+
+    Raises:
+        WeightsTampered: A name would lead out of the folder.
+    """
+
+    def entries(value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            if "file" in value and "sha256" in value:
+                yield value["file"], value["sha256"]
+            value = list(value.values())
+        if isinstance(value, list):
+            for item in value:
+                yield from entries(item)
+
+    load_manifest(folder)  # in a form that this version reads
+    found = sorted(set(entries(json.loads((folder / FILE).read_bytes()))))
+    for name, _ in found:
+        if re.fullmatch(r"\w[\w.-]*", name) is None or name in (FILE, CARD):
+            raise WeightsTampered(f"{FILE} names a file {name!r}, which no weights folder holds; ask the owner.")
+    return found
+
+
+def _complete(reference: Reference) -> Reference | None:
+    """The reference with its digest, where it is pinned and everything is here and sound."""
+    if not reference.pinned or not (reference.folder / FILE).is_file():
+        return None
+    try:
+        digest = _check_manifest(reference)
+        sound = all(_is(reference.folder / name, expected) for name, expected in listed(reference.folder))
+    except WeightsError:
+        return None  # fetched again
+    return replace(reference, digest=digest) if sound else None
+
+
+def _check_manifest(reference: Reference) -> str:
+    digest = sha256((reference.folder / FILE).read_bytes()).hexdigest()
+    if reference.digest not in (None, digest):
+        (reference.folder / FILE).unlink()
+        raise WeightsTampered(
+            f"{FILE} of {reference.repo} is not the one that was pinned (sha256 {digest[:12]}, expected "
+            f"{str(reference.digest)[:12]}); check the reference."
+        )
+    return digest
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path.read_bytes()).hexdigest() == digest
+
+
+def _transfer(request: dict[str, Any]) -> dict[str, Any]:
+    """Have a process of its own do one thing with the Hub.
+
+    Raises:
+        HubError: It could not.
+    """
+    token = os.environ.get(TOKEN) or (os.environ.get("HF_TOKEN") if request["do"] == "push" else None)
+    if token and not _private_way(os.environ.get("HF_ENDPOINT") or "https:"):
+        raise HubError("A token is only sent over https; change HF_ENDPOINT or take the token away.")
+    environment = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HF_HUB_OFFLINE", TOKEN)}
+    package = str(Path(__file__).parents[2])
+    environment |= _SETTINGS | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
+    if _OFFLINE:
+        environment["HF_HUB_OFFLINE"] = _OFFLINE
+    done = subprocess.run(
+        [sys.executable, "-m", "neurovision.serving.hub_transfer"], input=json.dumps({**request, "token": token}),
+        env=environment, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as e:
+        raise HubError(f"The Hub's client ended unexpectedly (exit code {done.returncode}); try again.") from e
+    if "error" in answer:
+        raise HubError(answer["error"])
+    return answer
+
+
+def _private_way(endpoint: str) -> bool:
+    """Whether nobody on the way can read what is sent: https, or this very machine."""
+    parts = urlsplit(endpoint)
+    try:
+        return parts.scheme == "https" or parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
