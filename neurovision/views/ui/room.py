@@ -10,20 +10,22 @@ import shutil
 import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import gradio as gr
 
+from neurovision.ensemble.drift import Tally
 from neurovision.ensemble.engine import load_member
 from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import ModelError, NeurovisionError, UnsupportedScan
+from neurovision.logs import event, where
+from neurovision.scan import contained
 from neurovision.scan.phantom import phantom
 from neurovision.scan.study import Study
 
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 MODELS = "models"  # concurrency id of every event that runs a network: one at a time
 KEEP_SECONDS = 1800  # how long an uploaded or produced file stays on disk
 SWEEP_SECONDS = 60
+KEEP_FILES, KEEP_BYTES = 4000, 6 * 1024**3  # more than this many files or bytes, and the oldest go early
+SPARE_SECONDS = 120  # but never a file that came less than this ago: its visitor is still using it
 BASE = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
 PREFIX = "neurovision-page-"
 MAX_UPLOAD = "512mb"
@@ -71,6 +75,22 @@ def require(case: Case | None) -> Case:
     return case
 
 
+class Watched(Analyzer):
+    """The models, counting what they are given and what they say."""
+
+    def __init__(self, inner: Analyzer, tally: Tally) -> None:
+        super().__init__(inner.manifest, inner.engine, inner.voter)
+        self._inner, self._tally = inner, tally
+
+    def analyze_slices(self, study: Study, indices: Sequence[int] | None = None) -> Iterator[Findings]:
+        """See :class:`Analyzer`."""
+        for findings in self._inner.analyze_slices(study, indices):
+            self._tally.note(findings)
+            times: dict[str, Any] = {f"{stage}_ms": round(ms, 1) for stage, ms in findings.timing_ms.items()}
+            event(log, "a slice was analyzed", status=findings.status, format=findings.source.format, **times)
+            yield findings
+
+
 class Room:
     """The models and the private folder. It knows nothing of any visitor.
 
@@ -84,7 +104,9 @@ class Room:
         load: Callable[[], Analyzer] = Analyzer.load,
         build: Callable[[MemberEntry, Manifest], keras.Model] = load_member,
     ) -> None:
-        self.folder = _private_folder()
+        self.folder, self._mark = _private_folder()
+        self._seen: dict[Path, tuple[int, float]] = {}  # of each file: its change time, and when it was first seen
+        self.tally = Tally()
         self._load, self._build, self._ready = load, build, threading.Event()
         self._members: dict[str, keras.Model] = {}
         self._analyzer: Analyzer | None = None
@@ -93,6 +115,7 @@ class Room:
 
     def open(self) -> None:
         """Start loading the models and sweeping the folder."""
+        threading.Thread(target=contained.nursery.warm, name="readers", daemon=True).start()
         threading.Thread(target=self._fetch, name="models", daemon=True).start()
         threading.Thread(target=self._janitor, name="janitor", daemon=True).start()
 
@@ -106,6 +129,13 @@ class Room:
         if self._analyzer is None:
             raise gr.Error(self._error, duration=None, print_exception=False)
         return self._analyzer
+
+    @property
+    def state(self) -> str:
+        """``"ready"``, ``"loading"``, or the sentence that says why the models could not be loaded."""
+        if not self._ready.is_set():
+            return "loading"
+        return self._error or "ready"
 
     def member(self, name: str) -> keras.Model:
         """One member by itself, built when first asked for.
@@ -127,30 +157,48 @@ class Room:
         return Path(tempfile.mkdtemp(dir=self.folder)) / name
 
     def sweep(self, keep: float = KEEP_SECONDS) -> None:
-        """Remove files that came here more than ``keep`` seconds ago, then folders that are left empty.
+        """Remove files that were first seen here more than ``keep`` seconds ago, then folders that are left empty.
 
-        A copy keeps the time at which its original was written, so the time of its own last change counts.
+        Ages are told by this process's own steady clock, so that a change of the system's time neither deletes a file
+        in use nor keeps one for ever. Beyond KEEP_FILES or KEEP_BYTES the oldest go early.
         """
-        limit = time.time() - keep
+        now, seen, sizes = time.monotonic(), {}, {}
         for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder's files come before the folder
             try:
-                if path.is_file() and path.stat().st_ctime < limit:
+                told = path.lstat()
+            except OSError:  # gone already
+                continue
+            changed, first = self._seen.get(path, (told.st_ctime_ns, now))
+            seen[path] = (told.st_ctime_ns, first if changed == told.st_ctime_ns else now)
+            if not path.is_dir():
+                sizes[path] = told.st_size
+        files, total = len(sizes), sum(sizes.values())
+        for path in sorted(seen, key=lambda p: (p not in sizes, seen[p][1], -len(p.parts))):  # files first, old first
+            age = now - seen[path][1]
+            crowded = path in sizes and age >= SPARE_SECONDS and (files > KEEP_FILES or total > KEEP_BYTES)
+            if path == self._mark or (age < keep and not crowded):
+                continue
+            try:
+                if path in sizes:
                     path.unlink()
-                elif path.is_dir() and path.stat().st_ctime < limit:
+                    files, total = files - 1, total - sizes[path]
+                else:
                     path.rmdir()
+                del seen[path]
             except OSError:  # in use again, not empty, or gone already
                 continue
+        self._seen = seen
 
     def _fetch(self) -> None:
         start = perf_counter()
         try:
             analyzer = self._load()
             analyzer.analyze(phantom("healthy", 0)[0])  # the first run compiles; no visitor should wait for it
-            self._analyzer = analyzer
+            self._analyzer = Watched(analyzer, self.tally)
         except NeurovisionError as e:
             self._error = str(e)
         except Exception as e:  # noqa: BLE001 - whatever breaks here must reach the page as a sentence
-            log.error("loading the models failed: %s", _where(e))
+            log.error("loading the models failed: %s", where(type(e), e.__traceback__))
             self._error = "The models could not be loaded; the server's log says more."
         self.seconds = perf_counter() - start
         self._ready.set()
@@ -158,25 +206,60 @@ class Room:
     def _janitor(self) -> None:
         while True:
             time.sleep(SWEEP_SECONDS)
-            os.utime(self.folder)
-            self.sweep()
-            _sweep_stale()
+            try:
+                self.sweep()
+                _sweep_abandoned()
+            except Exception as e:  # noqa: BLE001 - whatever one sweep meets, the next must come
+                event(log, "a sweep failed", logging.ERROR, error=where(type(e), e.__traceback__))
 
 
-def _private_folder() -> Path:
-    """Make this process's folder, readable by its user only; it goes when the process ends."""
+MARK = ".alive"  # in each process's folder, locked as long as the process lives
+
+
+def _private_folder() -> tuple[Path, Path]:
+    """Make this process's folder, readable by its user only, and the mark in it; both go when the process ends."""
     BASE.mkdir(parents=True, exist_ok=True)
-    _sweep_stale()
+    _sweep_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=BASE))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    mark = folder / MARK
+    _held.append(_locked(folder / f"{MARK}-new"))
+    (folder / f"{MARK}-new").rename(mark)  # nobody sees a mark that is not locked yet
+    return folder, mark
 
 
-def _sweep_stale() -> None:
-    """Remove the folders of processes that were killed: a living one touches its folder at every sweep."""
+_held: list[TextIO | None] = []  # open as long as the process lives
+
+
+def _locked(mark: Path) -> TextIO | None:
+    """The mark, opened and locked, or None where another process holds it; a killed process holds nothing."""
+    file = mark.open("w")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows, where a file that is open cannot be removed: that holds as well
+        return file
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _sweep_abandoned() -> None:
+    """Remove the folders of processes that were killed."""
     for old in BASE.glob(f"{PREFIX}*"):
-        if not old.is_symlink() and old.stat().st_mtime < time.time() - 10 * SWEEP_SECONDS:
+        if old.is_symlink() or not (old / MARK).is_file() or not _is_ours(old):
+            continue
+        lock = _locked(old / MARK)
+        if lock is not None:
             shutil.rmtree(old, ignore_errors=True)
+            lock.close()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this process's user made a folder; others' are left alone."""
+    return not hasattr(os, "geteuid") or folder.lstat().st_uid == os.geteuid()
 
 
 def speaks(handler: Callable[..., Result]) -> Callable[..., Result]:
@@ -191,7 +274,7 @@ def speaks(handler: Callable[..., Result]) -> Callable[..., Result]:
         except gr.Error:
             raise
         except Exception as e:  # noqa: BLE001 - a visitor must never see a traceback
-            log.error("a handler failed: %s", _where(e))
+            log.error("a handler failed: %s", where(type(e), e.__traceback__))
             raise gr.Error(
                 "Something went wrong in the program, not in your file; the server's log says where.",
                 title="Internal error",
@@ -200,9 +283,3 @@ def speaks(handler: Callable[..., Result]) -> Callable[..., Result]:
             ) from None
 
     return guarded
-
-
-def _where(error: Exception) -> str:
-    """The error's type and the lines of code that led to it, without its message, which may quote a file."""
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    return f"{type(error).__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
