@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neurovision.ensemble.weights import load_manifest
 from neurovision.evaluation.report import figure, percent, table
-from neurovision.segmenters import cards
+from neurovision.segmenters import cards, title_of
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -24,9 +24,13 @@ def networks() -> str:
     shipped = {m.name: m for m in load_manifest().members}
     rows = []
     for c in cards():
-        size = f"{shipped[c.name].parameters / 1e6:.2f} M" if c.name in shipped else "-"
-        rows.append((f"`{c.name}`", c.title, c.paper, str(c.size), "yes" if c.votes else "no", size, c.claim))
-    head = ("name", "architecture", "paper", "published input", "votes", "shipped parameters", "claimed by the documents")
+        made = "-"
+        if c.name in shipped:
+            m = shipped[c.name]
+            variant = [f"{k} {v}" for k, v in m.config.items() if k != "encoder"]  # the title tells the encoder
+            made = ", ".join([title_of(c.name, m.config), *variant, f"{m.parameters / 1e6:.2f} M parameters"])
+        rows.append((f"`{c.name}`", c.title, c.paper, str(c.size), c.claim, "yes" if c.votes else "no", made))
+    head = ("name", "published as", "paper", "input", "claimed by the documents", "votes", "ships as")
     return table(head, rows)
 
 

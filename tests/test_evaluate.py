@@ -116,7 +116,7 @@ class Reader:
             uncertainty=np.zeros(gray.shape, np.float32), verdict="tumor" if positive else "no tumor",
             tumor_probability=0.9 if positive else 0.1, threshold=0.5,
             type_probabilities={k.key: float((mask == k.index).mean()) for k in TUMORS},
-            members=tuple(MemberFinding(n, int((m > 0).sum()), None, m) for n, m in (("whole", mask), ("half", half))),
+            members=tuple(MemberFinding(n, int((m > 0).sum()), None, m, n) for n, m in (("whole", mask), ("half", half))),
             timing_ms={"total": 1.0},
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neurovision.errors import ModelError
-from neurovision.segmenters import build, card, cards
+from neurovision.segmenters import build, card, cards, title_of
 
 # Arguments that make an architecture small enough for a test; everything else stays as published.
 COMPACT: dict[str, dict] = {
@@ -141,3 +141,16 @@ def test_compact_encoder_reads_imagenet_weights_without_unpickling():
     kernel = np.asarray(stem.kernel)
     assert kernel.shape == (3, 3, 3, 32)
     assert kernel.std() > 0.3  # trained: a fresh one has about 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "title"),
+    [
+        ("linknet", {"width": 16, "encoder": "efficientnetlite0"}, "LinkNet-EfficientNet-Lite0"),
+        ("unet_efficientnet", {}, "UNet-EfficientNetB4"),
+        ("unet_efficientnet", {"encoder": "resnet50"}, "UNet-ResNet50"),
+        ("unet", {"width": 16}, "U-Net"),
+    ],
+)
+def test_a_title_tells_the_encoder_that_is_there(name, config, title):
+    assert title_of(name, config) == title

@@ -57,12 +57,14 @@ class MemberFinding:
         area_px: Tumor pixels of its own mask.
         tumor_type: Its most frequent tumor class, or None without tumor pixels.
         mask: uint8 ``(H, W)`` of its class indices.
+        title: What it is called to readers, its encoder being the one that it has.
     """
 
     name: str
     area_px: int
     tumor_type: str | None
     mask: np.ndarray
+    title: str
 
 
 @dataclass(frozen=True)

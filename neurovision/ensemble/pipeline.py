@@ -16,9 +16,10 @@ from neurovision.ensemble.features import disagreement
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
-from neurovision.ensemble.weights import Manifest, load_manifest
+from neurovision.ensemble.weights import Manifest, MemberEntry, load_manifest
 from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.study import Study
+from neurovision.segmenters import title_of
 
 BATCH = 8
 
@@ -172,7 +173,7 @@ class Analyzer:
         width = (columns[-1] + 1 - columns[0]) * side / size if len(columns) else side
         entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(len(CLASSES))
         member_masks = [restore_labels(canvas, p) for p in softmax]
-        members = tuple(_member(m.name, k) for m, k in zip(self.manifest.members, member_masks, strict=True))
+        members = tuple(_member(m, k) for m, k in zip(self.manifest.members, member_masks, strict=True))
         regions = find_regions(mask, (middle, width), study, index)
         warnings = study.warnings
         if positive != bool(regions):
@@ -226,8 +227,8 @@ def restore_labels(canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _member(name: str, mask: np.ndarray) -> MemberFinding:
+def _member(entry: MemberEntry, mask: np.ndarray) -> MemberFinding:
     counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
     area = int(counts[FIRST_TUMOR:].sum())
     kind = max(TUMORS, key=lambda c: counts[c.index]).key if area else None
-    return MemberFinding(name, area, kind, mask)
+    return MemberFinding(entry.name, area, kind, mask, title_of(entry.name, entry.config))

@@ -12,6 +12,7 @@ from neurovision.errors import DataError
 from neurovision.evaluation.measure import VOTE
 from neurovision.evaluation.report import figure, percent, table
 from neurovision.evaluation.summary import POOLED, TITLES
+from neurovision.segmenters import title_of
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -179,14 +180,18 @@ def _eval_results(result: dict[str, Any]) -> list[EvalResult]:
 
 def _members(manifest: Manifest) -> str:
     rows = [
-        (m.name, f"{m.parameters:,}", ", ".join(f"{k} {v}" for k, v in m.config.items()) or "published size", m.sha256[:12])
+        (
+            m.name, title_of(m.name, m.config), f"{m.parameters:,}",
+            ", ".join(f"{k} {v}" for k, v in m.config.items()) or "published size", m.sha256[:12],
+        )
         for m in manifest.members
     ]
     size = manifest.size
+    head = ("member", "architecture", "parameters", "variant", "sha256")
     return (
-        "## Members\n\n" + table(("member", "parameters", "variant", "sha256"), rows) + "\nEach reads one gray slice, the "
-        f"head cropped onto {size} x {size} pixels, and gives five classes: air, healthy head, glioma, meningioma, "
-        f"pituitary tumor. Manifest `{manifest.digest[:12]}`, trained {manifest.training['date']}.\n"
+        "## Members\n\n" + table(head, rows) + f"\nEach reads one gray slice, the head cropped onto {size} x {size} pixels, "
+        "and gives five classes: air, healthy head, glioma, meningioma, pituitary tumor. "
+        f"Manifest `{manifest.digest[:12]}`, trained {manifest.training['date']}.\n"
     )
 
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENCODERS = ("efficientnetb0", "efficientnetb4", "efficientnetb7", "efficientnetlite0", "resnet50")
+TITLES = {
+    "efficientnetb0": "EfficientNetB0", "efficientnetb4": "EfficientNetB4", "efficientnetb7": "EfficientNetB7",
+    "efficientnetlite0": "EfficientNet-Lite0", "resnet50": "ResNet50",
+}  # fmt: skip
+ENCODERS = tuple(TITLES)
 _STAGES = (1, 2, 3, 5, 7)  # the last stage at each of the strides 2, 4, 8, 16, 32
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, blue first, as ResNet50's weights expect; canvases are gray
 

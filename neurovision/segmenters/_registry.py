@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -77,14 +77,21 @@ class Registry(Generic[C]):
             raise ModelError(f"No {self.kind} is called {name!r}; choose one of {', '.join(known)}.")
         return known[name]
 
+    def builder(self, name: str) -> Builder:
+        """The function that builds ``name``.
+
+        Raises:
+            ModelError: No such leaf.
+        """
+        return self._builders[self.card(name).name][1]
+
     def build(self, name: str, shape: tuple[int, int, int], config: dict[str, Any]) -> keras.Model:
         """Call a leaf's builder.
 
         Raises:
             ModelError: An unknown name, or an argument that the builder does not take.
         """
-        card = self.card(name)
-        builder = self._builders[name][1]
+        card, builder = self.card(name), self.builder(name)
         known = inspect.signature(builder).parameters
         for argument in config:
             if argument not in known:
@@ -125,6 +132,25 @@ card = _REGISTRY.card
 def cards() -> tuple[Card, ...]:
     """All cards, voting members first, then by name."""
     return tuple(sorted(_REGISTRY.cards(), key=lambda c: not c.votes))
+
+
+def title_of(name: str, config: Mapping[str, Any]) -> str:
+    """What a network built with ``config`` is called: the card's title, with the encoder that it really has.
+
+    Raises:
+        ModelError: No such architecture.
+    """
+    from neurovision.segmenters._encoders import TITLES
+
+    title = card(name).title
+    taken = inspect.signature(_REGISTRY.builder(name)).parameters.get("encoder")
+    published = None if taken is None else taken.default
+    encoder = config.get("encoder", published)
+    if encoder == published:
+        return title
+    if published is None or TITLES[published] not in title:
+        return f"{title}-{TITLES[encoder]}" if encoder else title
+    return title.replace(TITLES[published], TITLES[encoder])
 
 
 def build(name: str, input_shape: tuple[int, int, int] | None = None, **config: Any) -> keras.Model:

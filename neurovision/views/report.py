@@ -17,7 +17,6 @@ from neurovision.classes import BY_KEY, FIRST_TUMOR, TUMORS
 from neurovision.ensemble.findings import Findings, Region
 from neurovision.ensemble.volume import VolumeFindings
 from neurovision.errors import DataError
-from neurovision.segmenters import card
 from neurovision.views.overlay import gray_rgb
 
 if TYPE_CHECKING:
@@ -316,7 +315,7 @@ def _members(pdf: FPDF, findings: Findings) -> None:
     if not findings.members:
         return
     rows = [
-        [card(m.name).title, BY_KEY[m.tumor_type].title if m.tumor_type else "none", str(m.area_px)]
+        [m.title, BY_KEY[m.tumor_type].title if m.tumor_type else "none", str(m.area_px)]
         for m in findings.members
     ]
     _table(pdf, "Each network alone", ["Network", "Type", "Area (px)"], rows)

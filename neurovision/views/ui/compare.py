@@ -31,9 +31,9 @@ def masks(findings: Findings) -> dict[str, np.ndarray]:
     return {VOTE: findings.mask, **{m.name: m.mask for m in findings.members}}
 
 
-def name_of(key: str) -> str:
-    """A network's or the vote's title."""
-    return "Vote" if key == VOTE else parts.title(key)
+def names(findings: Findings) -> dict[str, str]:
+    """Titles of the masks, the vote first."""
+    return {VOTE: "Vote", **{m.name: m.title for m in findings.members}}
 
 
 def truth_of(case: Case, path: str | None) -> Truth | None:
@@ -56,7 +56,7 @@ def pictures(findings: Findings, chosen: list[str], style: str, truth: Truth | N
         else:
             drawn = difference(to_screen(findings.picture), _large(truth.tumor), _large(found))
             words = f"Dice {_figure(mask_scores(truth.tumor, found)['dice'])}"
-        shown.append((drawn, f"{name_of(key)}: {words}"))
+        shown.append((drawn, f"{names(findings)[key]}: {words}"))
     return shown
 
 
@@ -74,7 +74,7 @@ def score_table(findings: Findings, chosen: list[str], truth: Truth) -> str:
     for key, mask in masks(findings).items():
         if key in chosen:
             scores = mask_scores(truth.tumor, mask >= FIRST_TUMOR, spacing)
-            rows.append([escape(name_of(key)), *(_figure(scores[c], 1 if c == "hd95" else 3) for c in COLUMNS)])
+            rows.append([escape(names(findings)[key]), *(_figure(scores[c], 1 if c == "hd95" else 3) for c in COLUMNS)])
     head = ["Network", *(f"#{t}" for t in TITLES[:-1]), f"#{TITLES[-1]} ({unit})"]
     note = (
         f'<p class="nv-fine">{escape(truth.meaning)} Any tumor against none, in the scan\'s own pixels. A dash: nothing'
@@ -95,7 +95,7 @@ def build(case: gr.State, tab: gr.Tab) -> None:
     with gr.Row():
         with gr.Column(scale=7, min_width=300):
             # Named from the start, so that a client of the API may choose before the tab was ever opened.
-            known = [(name_of(k), k) for k in (VOTE, *(c.name for c in cards() if c.votes))]
+            known = [("Vote", VOTE), *((c.title, c.name) for c in cards() if c.votes)]
             chosen = gr.CheckboxGroup(known, label="Show", info="The vote and each network alone")
             style = gr.Radio(STYLES, value=STYLES[0], label="Marking")
         with gr.Column(scale=5, min_width=300):
@@ -125,8 +125,9 @@ def build(case: gr.State, tab: gr.Tab) -> None:
         key = "" if case is None else case.key
         if key == seen:
             return [gr.skip()] * 6
-        keys = list(masks(case.findings)) if case and case.findings.members else []
-        choices = gr.update(choices=[(name_of(k), k) for k in keys], value=keys)
+        titles = names(case.findings) if case and case.findings.members else {}
+        keys = list(titles)
+        choices = gr.update(choices=[(title, key) for key, title in titles.items()], value=keys)
         return [key, choices, None, *compare(case, keys, style, None)]
 
     outputs = [gallery, legend, scores]

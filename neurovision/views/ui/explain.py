@@ -97,8 +97,8 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
         blank = [None, None, None, "", None, ""]
         if case is None:
             return [key, gr.skip(), gr.skip(), parts.empty(NO_SCAN), *blank]
-        names = [m.name for m in room.analyzer().manifest.members]
-        networks = gr.update(choices=[(parts.title(n), n) for n in names], value=names[0])
+        members = room.analyzer().manifest.members
+        networks = gr.update(choices=[(parts.title(m), m.name) for m in members], value=members[0].name)
         return [key, networks, case.findings.tumor_type or "glioma", "", *blank]
 
     @speaks

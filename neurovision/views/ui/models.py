@@ -33,7 +33,7 @@ def members_html(manifest: Manifest) -> str:
         known = card(m.name)
         rows.append(
             [
-                f"<b>{escape(known.title)}</b>", escape(known.paper), f"{m.parameters:,}",
+                f"<b>{escape(parts.title(m))}</b>", escape(known.paper), f"{m.parameters:,}",
                 escape(", ".join(f"{k} {v}" for k, v in m.config.items()) or "as published"), f"{manifest.size}",
                 f"<code>{m.sha256[:12]}</code>",
             ]

@@ -66,7 +66,7 @@ def build(room: Room) -> gr.Blocks:
                 analyzer = room.analyzer()
             except gr.Error as e:
                 return _status("nv-bad", str(e.message))
-            names = ", ".join(parts.title(m.name) for m in analyzer.manifest.members)
+            names = ", ".join(parts.title(m) for m in analyzer.manifest.members)
             return _status(
                 "", f"Device: {analyzer.engine.device}", f"Networks: {names}", f"Weights: {analyzer.manifest.digest[:12]}",
                 f"Version {__version__}",

@@ -7,7 +7,8 @@ from html import escape
 
 from neurovision.classes import BY_KEY, TUMORS, PixelClass
 from neurovision.ensemble.findings import Findings
-from neurovision.segmenters import card as segmenter_card
+from neurovision.ensemble.weights import MemberEntry
+from neurovision.segmenters import title_of
 from neurovision.views.report import region_sizes
 
 _ICONS = {
@@ -182,15 +183,15 @@ def members_table(findings: Findings) -> str:
     vote = findings.regions[0].type if findings.regions else None
     area = int((findings.mask >= TUMORS[0].index).sum())
     rows = [["Vote", type_cell(vote), str(area)]]
-    rows += [[escape(title(m.name)), type_cell(m.tumor_type), str(m.area_px)] for m in findings.members]
+    rows += [[escape(m.title), type_cell(m.tumor_type), str(m.area_px)] for m in findings.members]
     differ = percent(findings.disagreement)
     note = f'<p class="nv-fine">Disagreement of the networks: {differ} (1 minus their mean Dice).</p>'
     return table("Each network alone", ["Network", "Type", "#Area (px²)"], rows, strong=0) + note
 
 
-def title(name: str) -> str:
-    """A network's title for readers."""
-    return segmenter_card(name).title
+def title(entry: MemberEntry) -> str:
+    """A network's title for readers, with the encoder that it really has."""
+    return title_of(entry.name, entry.config)
 
 
 def line_chart(
