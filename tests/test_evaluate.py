@@ -85,7 +85,7 @@ def write_data(root: Path) -> Path:
 MANIFEST = Manifest(
     folder=Path(),
     size=160,
-    members=tuple(MemberEntry(n, f"{n}.safetensors", "ab" * 32, {"width": 8}, 1234, {}) for n in ("whole", "half")),
+    members=tuple(MemberEntry(n, f"{n}.safetensors", "ab" * 32, {"width": 8}, 1234, {}) for n in ("unet", "dgnet")),
     vote={},
     verdict={"threshold": 0.5},
     training={
@@ -97,7 +97,7 @@ MANIFEST = Manifest(
 
 
 class Reader:
-    """Stands in for the ensemble: reads the drawn gray. Member ``whole`` is right, ``half`` sees the upper half."""
+    """Stands in for the ensemble: reads the drawn gray. Member ``unet`` is right, ``dgnet`` sees the upper half."""
 
     def __init__(self, manifest: Manifest = MANIFEST) -> None:
         self.manifest, self.engine, self.calls = manifest, SimpleNamespace(device="CPU"), 0
@@ -116,7 +116,7 @@ class Reader:
             uncertainty=np.zeros(gray.shape, np.float32), verdict="tumor" if positive else "no tumor",
             tumor_probability=0.9 if positive else 0.1, threshold=0.5,
             type_probabilities={k.key: float((mask == k.index).mean()) for k in TUMORS},
-            members=tuple(MemberFinding(n, int((m > 0).sum()), None, m, n) for n, m in (("whole", mask), ("half", half))),
+            members=tuple(MemberFinding(n, int((m > 0).sum()), None, m, n) for n, m in (("unet", mask), ("dgnet", half))),
             timing_ms={"total": 1.0},
         )  # fmt: skip
 
@@ -159,15 +159,15 @@ def test_every_figure_of_drawn_scans(result: dict):
     assert result["scans"]["figshare"] == {"n": 6, "with_tumor": 6, "patients": None, "rejected": 0}
     assert result["scans"]["lgg"]["patients"] == 2  # the third patient is in another fold
     figshare = result["masks"]["figshare"]
-    assert figshare["whole"]["dice"]["value"] == figshare["vote"]["dice"]["value"] == 1.0
-    half = figshare["half"]  # 100 of 200 pixels, all of them right
+    assert figshare["unet"]["dice"]["value"] == figshare["vote"]["dice"]["value"] == 1.0
+    half = figshare["dgnet"]  # 100 of 200 pixels, all of them right
     assert half["dice"]["value"] == pytest.approx(2 / 3, abs=1e-5)
     assert (half["precision"]["value"], half["recall"]["value"], half["iou"]["value"]) == (1.0, 0.5, 0.5)
     assert half["hd95"]["value"] == 10.0 and half["hd95_undefined"] == 0
     assert half["dice"]["n"] == half["dice"]["clusters"] == 6
     lgg = result["masks"]["lgg"]
     assert lgg["vote"]["dice"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4, "clusters": 2, "median": 1.0}
-    assert lgg["half"]["patient_dice"]["value"] == pytest.approx(2 / 3, abs=1e-5)
+    assert lgg["dgnet"]["patient_dice"]["value"] == pytest.approx(2 / 3, abs=1e-5)
     assert result["masks"]["lgg_t1c"]["vote"]["dice"]["value"] == 0.0  # nothing shows there
     assert result["masks"]["lgg_t1c"]["vote"]["hd95_undefined"] == 4
     assert "navoneel" not in result["masks"]  # nobody drew its tumors
@@ -183,7 +183,7 @@ def test_every_figure_of_drawn_scans(result: dict):
     assert result["verdict"]["figshare"]["auc"]["value"] is None  # no tumor-free slice
     assert result["verdict"]["all"]["n"] == 6 + 8 + 4 + 5  # post-contrast slices are not counted twice
     best = result["vote_against_best"]["figshare"]
-    assert (best["best_member"], best["difference"]["value"], best["wilcoxon_p"]) == ("whole", 0.0, 1.0)
+    assert (best["best_member"], best["difference"]["value"], best["wilcoxon_p"]) == ("unet", 0.0, 1.0)
     assert result["failures"]["lgg_t1c"]["missed"]["value"] == 1.0
     assert result["about"]["unseen"] is True
 
@@ -261,7 +261,7 @@ def test_a_rejected_scan_counts_as_empty_and_apart(
     monkeypatch.setattr(Reader, "analyze", refuse_meningioma)
     result = run(data, tmp_path)
     assert result["scans"]["figshare"]["rejected"] == 2
-    assert result["masks"]["figshare"]["whole"]["dice"]["value"] == pytest.approx(4 / 6, abs=1e-5)
+    assert result["masks"]["figshare"]["unet"]["dice"]["value"] == pytest.approx(4 / 6, abs=1e-5)
     assert result["verdict"]["figshare"]["n"] == 4
     assert result["type"]["figshare"]["accuracy"]["value"] == pytest.approx(4 / 6, abs=1e-5)
 
