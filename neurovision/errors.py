@@ -12,6 +12,7 @@
     ├── OutputError           a result cannot be written: the disk is full, or the folder is read-only
     ├── PacsError             an image archive cannot be reached, refuses, or must not be talked to like this
     ├── HubError              the Hugging Face Hub cannot be reached, refuses, or a reference to it breaks a rule
+    ├── BatchError            a batch's source, folder or worker breaks a rule
     └── WeightsError          shipped weights cannot be used
         ├── WeightsMissing    a file that the manifest names is not there
         └── WeightsTampered   a file's digest is not the manifest's
@@ -59,6 +60,10 @@ class PacsError(NeurovisionError):
 
 class HubError(NeurovisionError):
     """The Hugging Face Hub cannot be reached, refuses, or a reference to it breaks a rule."""
+
+
+class BatchError(NeurovisionError):
+    """A batch's source, its folder of results or one of its workers breaks a rule."""
 
 
 class WeightsError(NeurovisionError):

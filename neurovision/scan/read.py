@@ -166,17 +166,22 @@ def _read_folder(folder: Path) -> Study:
 
 
 def _scan_files(folder: Path) -> list[Path]:
-    """Files under a folder that look like scans; names without a suffix and DICOM's are looked into."""
-    found = []
-    for file in sorted(folder.rglob("*")):
-        name = file.name.lower()
-        copies = any(p.endswith(DEIDENTIFIED) for p in file.relative_to(folder).parts[:-1])
-        if copies or name.startswith(".") or name.endswith(NOT_SCANS) or not file.is_file():
-            continue
-        known = name.endswith((*images.SUFFIXES, *nifti.SUFFIXES))
-        if known or (_named_as_dicom(file) and kind_of(file) == "DICOM"):
-            found.append(file)
-    return found
+    """Files under a folder that look like scans, in sorted order."""
+    return [f for f in sorted(folder.rglob("*")) if f.is_file() and why_skipped(f, folder) is None]
+
+
+def why_skipped(file: Path, folder: Path) -> str | None:
+    """Why a file under ``folder`` is passed over, or None for a scan.
+
+    Names without a suffix and DICOM's are looked into; others tell by themselves.
+    """
+    name = file.name.lower()
+    if name.startswith("."):
+        return "a hidden file"
+    if name.endswith(NOT_SCANS) or any(p.endswith(DEIDENTIFIED) for p in file.relative_to(folder).parts[:-1]):
+        return "written by this program beside a scan"
+    known = name.endswith((*images.SUFFIXES, *nifti.SUFFIXES))
+    return None if known or (_named_as_dicom(file) and kind_of(file) == "DICOM") else "no picture, DICOM or NIfTI file"
 
 
 def _named_as_dicom(file: Path) -> bool:

@@ -19,6 +19,7 @@ from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.volume import VolumeFindings, analyze_volume
 from neurovision.errors import NeurovisionError, ScanTooLarge
 from neurovision.scan import contained
+from neurovision.views.files import free_stem
 from neurovision.views.report import summary_row, volume_row, write_csv
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import MODELS, Room, speaks
@@ -65,7 +66,7 @@ def analyze_all(
     used: set[str] = set()
     for done, group in enumerate(groups):
         tell(done, len(groups))
-        outcomes.append(_analyze(analyzer, group, _free(group[0].stem, used)))
+        outcomes.append(_analyze(analyzer, group, free_stem(group[0].stem, used)))
     return sorted(outcomes, key=lambda o: -(o.row["tumor_probability"] if o.row["tumor_probability"] != "" else -1))
 
 
@@ -88,15 +89,6 @@ _COLUMNS = (
     "p_meningioma", "p_pituitary", "tumor_area_px", "tumor_area_mm2", "tumor_volume_ml", "regions",
     "longest_diameter_px", "longest_diameter_mm", "disagreement", "weights", "warnings",
 )  # fmt: skip
-
-
-def _free(stem: str, used: set[str]) -> str:
-    name, number = stem, 1
-    while name in used:
-        number += 1
-        name = f"{stem}-{number}"
-    used.add(name)
-    return name
 
 
 def write_zip(outcomes: Sequence[Outcome], path: Path) -> None:
