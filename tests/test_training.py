@@ -245,7 +245,7 @@ class TestTraining:
         unet = published_recipe("unet")
         assert [(p.size, p.epochs, p.learning_rate) for p in unet.phases] == [(224, 160, 1e-4)]
         link = published_recipe("linknet")
-        assert [p.freeze_encoder for p in link.phases] == [True, False] and link.phases[0].size == 512
+        assert [p.freeze for p in link.phases] == ["encoder", ""] and link.phases[0].size == 512
         assert recipe("r2attunet") == published_recipe("r2attunet")
         for name in ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet"):
             assert recipe(name).name == name

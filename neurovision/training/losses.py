@@ -89,3 +89,34 @@ class TumorDice(keras.metrics.Metric):
     def result(self) -> Any:
         """Dice so far; 0 before the first tumor pixel."""
         return 2 * self.overlap / ops.maximum(self.total, 1.0)
+
+
+@keras.saving.register_keras_serializable("neurovision")
+class AllowedCrossEntropy(keras.losses.Loss):
+    """Minus the log of the probability of all answers that a scan allows.
+
+    A tumor whose type nobody noted allows every type: it teaches that there is one, and leaves the type open.
+
+    Shape:
+        ``y_true`` ``(N, K)`` of 0 and 1, the allowed answers; ``y_pred`` ``(N, K)`` probabilities.
+    """
+
+    def __init__(self, smooth: float = 0.05, name: str = "allowed_ce") -> None:
+        super().__init__(name=name)
+        self.smooth = smooth
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss ``(N,)``; a share ``smooth`` of it asks for an even spread, against overconfidence."""
+        y_true, probabilities = ops.cast(y_true, "float32"), ops.clip(ops.cast(y_pred, "float32"), 1e-7, 1.0)
+        allowed = -ops.log(ops.clip(ops.sum(y_true * probabilities, axis=-1), 1e-7, 1.0))
+        return (1 - self.smooth) * allowed - self.smooth * ops.mean(ops.log(probabilities), axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {"smooth": self.smooth, "name": self.name}
+
+
+def allowed_accuracy(y_true: Any, y_pred: Any) -> Any:
+    """Share of scans whose likeliest answer is an allowed one, by scan, ``(N,)``; arguments as of AllowedCrossEntropy."""
+    best = ops.one_hot(ops.argmax(y_pred, axis=-1), y_pred.shape[-1])
+    return ops.sum(best * ops.cast(y_true, "float32"), axis=-1)

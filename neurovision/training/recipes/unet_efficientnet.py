@@ -5,9 +5,12 @@ from neurovision.training.recipes import Phase, Recipe
 RECIPE = Recipe(
     "unet_efficientnet",
     config={"width": 8, "encoder": "efficientnetlite0", "encoder_weights": "imagenet"},
-    phases=(Phase(128, 1, 2e-3, freeze_encoder=True), Phase(128, 3, 1e-3), Phase(160, 4, 6e-4)),
+    phases=(
+        Phase(128, 1, 2e-3, "encoder"),
+        Phase(128, 12, 1e-3, "depthwise"),
+        Phase(160, 3, 6e-4, "depthwise"),
+    ),
     batch=8,
-    epoch_scans=2000,
     schedule="cosine",
     warmup=0.1,
     weight_decay=1e-4,

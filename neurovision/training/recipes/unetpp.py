@@ -1,13 +1,16 @@
-"""UNet++, compact: trained from scratch, small canvases first."""
+"""UNet++ with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, then all of it, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 
 RECIPE = Recipe(
     "unetpp",
-    config={"width": 8},
-    phases=(Phase(128, 2, 1.5e-3), Phase(160, 1, 8e-4)),
-    batch=4,
-    epoch_scans=1400,
+    config={"width": 12, "encoder": "efficientnetlite0", "encoder_weights": "imagenet"},
+    phases=(
+        Phase(128, 1, 2e-3, "encoder"),
+        Phase(128, 10, 1e-3, "depthwise"),
+        Phase(160, 3, 6e-4, "depthwise"),
+    ),
+    batch=8,
     schedule="cosine",
     warmup=0.1,
     weight_decay=1e-4,
