@@ -13,7 +13,9 @@ import typer
 
 from neurovision import __version__
 from neurovision.errors import NeurovisionError
+from neurovision.evaluation.diffusion_cli import diffuse_app
 from neurovision.serving.pacs_cli import pacs_app
+from neurovision.training.sam_cli import sam_app
 
 if TYPE_CHECKING:
     from neurovision.ensemble.findings import Findings
@@ -31,7 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(diffuse_app, name="diffuse")
 app.add_typer(pacs_app, name="pacs")
+app.add_typer(sam_app, name="sam")
 
 Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
 Data = Annotated[Path | None, typer.Option(help="Prepared scans; NEUROVISION_DATA by default.")]
