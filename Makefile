@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint docs clean
+.PHONY: run test lint docs gpu space-check container-check clean
 
 run: $(VENV)/.product
 	$(BIN)/python app.py
@@ -16,10 +16,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-$(VENV)/.product: requirements.txt pyproject.toml
+$(VENV)/.product: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[dicom]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.product
@@ -28,6 +28,22 @@ $(VENV)/.dev: $(VENV)/.product
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/readme.py
+	$(BIN)/python docs/cli.py
+
+# The packages with CUDA bear other names than those that they replace, and write the same files.
+gpu: $(VENV)/.product
+	$(BIN)/python -m pip install --quiet --editable '.[gpu]'
+	$(BIN)/python -m pip uninstall --quiet --yes tensorflow-cpu xgboost-cpu
+	sed -n 's/^\(tensorflow\|xgboost\)-cpu==/\1==/p' requirements.txt \
+		| $(BIN)/python -m pip install --quiet --force-reinstall --no-deps --requirement /dev/stdin
+
+# The very file set of a Space in an environment of its own, started as a Space is.
+space-check:
+	$(PYTHON) deploy/space.py
+
+# The lines of the Dockerfile, executed in a fresh root where there is no container engine.
+container-check:
+	$(PYTHON) deploy/run_lines.py Dockerfile
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

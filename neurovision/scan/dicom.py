@@ -14,19 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
-from pydicom import Dataset, config
-from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-)
 
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
+
+try:
+    import pydicom
+    from pydicom import Dataset, config
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import (
+        UID,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        RLELossless,
+        SecondaryCaptureImageStorage,
+    )
+except ImportError as e:
+    raise UnsupportedScan("DICOM needs packages that are not installed; run pip install 'neurovision[dicom]'.") from e
+
 from neurovision.scan.dicom_codecs import coded_size, register
 from neurovision.scan.images import MAX_PIXELS, MIN_SIDE
 from neurovision.scan.intensity import replace_non_numbers, scale_robust, scale_window

@@ -186,8 +186,13 @@ class Pacs:
     """A DICOMweb archive: every call is tried again, with growing waits, while the server is away or busy."""
 
     def __init__(self, server: Server, attempts: int = ATTEMPTS, longest_wait: float = LONGEST_WAIT) -> None:
-        import requests
-        from dicomweb_client.api import DICOMwebClient
+        try:
+            import requests
+            from dicomweb_client.api import DICOMwebClient
+        except ImportError as e:
+            raise PacsError(
+                "An archive needs packages that are not installed; run pip install 'neurovision[dicom]'."
+            ) from e
 
         session = requests.Session()
         if server.ca is not None:

@@ -88,14 +88,14 @@ def write_dicom(
     Raises:
         ScanError: The sources cannot be read again.
     """
+    from neurovision.scan.dicom import read_headers  # says in a sentence where DICOM's packages are missing
+
     if result.status != "ok":
         return []
     stem = stem or _stem(study.source.name)
     out_dir.mkdir(parents=True, exist_ok=True)
     series = None
     if study.source.format == "DICOM":
-        from neurovision.scan.dicom import read_headers
-
         files = [f for p in source_paths for f in files_of(Path(p))]
         series = read_headers(files, study.source.name)
         if len(series.frames) != study.n_slices:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from neurovision import __version__
+from neurovision.ensemble.cache import user_cache
 from neurovision.scan.phantom import phantom
 
-FOLDER = Path(__file__).parents[2] / "examples"
+FOLDER = Path(__file__).parents[2] / "examples"  # of a checkout; an installed package has none
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,29 @@ EXAMPLES = (
     Example("glioma-flair.png", "Glioma FLAIR", "glioma", 6, "FLAIR"),
     Example("healthy.png", "Healthy T1", "healthy", 4),
 )
+
+
+@cache
+def examples_folder() -> Path:
+    """Where the examples lie: the checkout's, else they are drawn once into the user's cache, else for this process."""
+    drawn = user_cache() / f"examples-{__version__}"
+    for folder in (FOLDER, drawn):
+        if all((folder / example.file).is_file() for example in EXAMPLES):
+            return folder
+    try:
+        drawn.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=drawn.parent, prefix=".examples-"))
+    except OSError:  # read-only
+        part = Path(tempfile.mkdtemp(prefix="neurovision-examples-"))
+        write_examples(part)
+        return part
+    write_examples(part)
+    part.chmod(0o755)
+    try:
+        part.rename(drawn)
+    except OSError:  # another process was first
+        shutil.rmtree(part)
+    return drawn
 
 
 def write_examples(folder: Path = FOLDER) -> list[Path]:

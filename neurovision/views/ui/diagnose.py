@@ -15,7 +15,7 @@ from neurovision.errors import NeurovisionError, UnsupportedScan
 from neurovision.scan import contained
 from neurovision.scan.paint import paint
 from neurovision.scan.study import Study
-from neurovision.views.examples import EXAMPLES, FOLDER
+from neurovision.views.examples import EXAMPLES, examples_folder
 from neurovision.views.overlay import gray_rgb, heat
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import MODELS, Case, Room, require, speaks
@@ -132,7 +132,7 @@ def build(room: Room) -> gr.State:
             upload = gr.File(label="Scan: PNG, JPEG, TIFF, DICOM or NIfTI", height=132, elem_id="scan")
             choice = gr.Textbox(visible=False)
             with gr.Row(elem_classes="nv-examples"):
-                buttons = [gr.Button(e.title, icon=FOLDER / e.file, size="sm", min_width=52) for e in EXAMPLES]
+                buttons = [gr.Button(e.title, icon=examples_folder() / e.file, size="sm", min_width=52) for e in EXAMPLES]
             run = gr.Button("Analyze", variant="primary", elem_id="analyze")
             card = gr.HTML(parts.waiting_card(), elem_id="verdict")
         with gr.Column(scale=7, min_width=300):
@@ -186,11 +186,12 @@ def build(room: Room) -> gr.State:
 
     @speaks
     def example(name: str, view: str, style: str, opacity: float, progress: gr.Progress = PROGRESS) -> list[Any]:
-        """Analyze one of the shipped examples, given its file name."""
+        """Show one of the shipped examples, given its file name; it is analyzed when the first visitor asks for it."""
         if name not in {e.file for e in EXAMPLES}:
             raise UnsupportedScan(f"There is no example of that name; choose one of {', '.join(e.file for e in EXAMPLES)}.")
         progress(0.1, desc="Reading, then the five networks and the vote")
-        return [None, *describe(room, open_case(room, str(FOLDER / name)), (view, style, opacity))]
+        case = room.once(name, lambda: open_case(room, str(examples_folder() / name)))
+        return [None, *describe(room, case, (view, style, opacity))]
 
     @speaks
     def show_slice(case: Case | None, number: float, view: str, style: str, opacity: float) -> list[Any]:

@@ -16,7 +16,7 @@ import gradio as gr
 from neurovision import __version__
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.logs import to_stderr
-from neurovision.views.examples import FOLDER
+from neurovision.views.examples import examples_folder
 from neurovision.views.ui import batch, compare, diagnose, explain, look, models, parts, prompt, report, volume
 from neurovision.views.ui.guard import Guard, Limits, login
 from neurovision.views.ui.metrics import Metrics
@@ -36,7 +36,7 @@ DISCLAIMER = (
 def build(room: Room) -> gr.Blocks:
     """Lay out the page. Handlers get the room; whatever a visitor opens stays in that visitor's session."""
     os.environ["GRADIO_TEMP_DIR"] = str(room.folder)
-    gr.set_static_paths([FOLDER, models.EVALUATION])  # the page's own pictures are never copied, so never swept
+    gr.set_static_paths([examples_folder(), models.EVALUATION])  # the page's own pictures are never copied, so never swept
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(
             f'<header class="nv-header"><div><h1>{TITLE}</h1><p>Five networks segment the slice, trees vote on every pixel.'

@@ -109,6 +109,7 @@ class Room:
         self.tally = Tally()
         self._load, self._build, self._ready = load, build, threading.Event()
         self._members: dict[str, keras.Model] = {}
+        self._cases: dict[str, Case] = {}
         self._analyzer: Analyzer | None = None
         self._error = ""
         self.seconds = 0.0
@@ -151,6 +152,12 @@ class Room:
         if name not in self._members:
             self._members[name] = self._build(entry, manifest)
         return self._members[name]
+
+    def once(self, key: str, make: Callable[[], Case]) -> Case:
+        """A case that is nobody's own, such as an example: made when first asked for, then kept with its timing."""
+        if key not in self._cases:
+            self._cases[key] = make()
+        return self._cases[key]
 
     def new_file(self, name: str) -> Path:
         """A path for a file to hand out, in a folder of its own, swept later."""
