@@ -499,9 +499,11 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed (extra 'ray')")
     from neurovision.serving.ray_batch import start
 
-    ray = start(cpus=2)
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where its workers find the stand-in
+        ray = start(cpus=2)
+        yield ray
+        ray.shutdown()
 
 
 def test_both_engines_say_the_same(cluster: Any, archive: Path, local: Path, tmp_path: Path):

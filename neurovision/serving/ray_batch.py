@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurovision.ensemble.engine import cores
@@ -15,6 +16,9 @@ from neurovision.serving.batch_work import Done, Job, Partition, Worker, claim_c
 if TYPE_CHECKING:
     from neurovision.serving.batch import Options, Totals
 
+log = logging.getLogger(__name__)
+
+STARTS = 3  # tries to start Ray here: a busy machine may exceed Ray's own 30 s at the first
 OBJECT_STORE = 128 * 1024**2  # bytes; partitions are lists of names and reports are numbers
 
 
@@ -31,18 +35,19 @@ def start(address: str | None = None, cpus: float | None = None) -> Any:
         raise BatchError("Ray is not installed; run pip install 'neurovision[ray]', or leave --engine ray out.") from e
     if ray.is_initialized():
         return ray
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address is not None:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
-                address="local", num_cpus=max(1, int(cpus or cores())), include_dashboard=False,
-                object_store_memory=OBJECT_STORE, **quiet,
-            )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError, OSError) as e:
-        raise BatchError("The Ray cluster cannot be reached; check --address, and that it runs the same version.") from e
-    return ray
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "address": address or "local"}
+    if address is None:
+        here = str(Path(__file__).parents[2])  # for a checkout that is not installed
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        given |= {"num_cpus": max(1, int(cpus or cores())), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    for attempt in range(STARTS if address is None else 1):
+        try:
+            ray.init(**given)
+            return ray
+        except Exception as e:  # noqa: BLE001 - a start that takes over 30 s raises Exception itself
+            log.warning("Ray did not start (attempt %d, %s)", attempt + 1, type(e).__name__)
+            ray.shutdown()
+    raise BatchError("The Ray cluster cannot be reached or started; check --address, and that it runs the same version.")
 
 
 class Actor:
