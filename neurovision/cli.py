@@ -14,6 +14,7 @@ import typer
 from neurovision import __version__
 from neurovision.errors import NeurovisionError
 from neurovision.evaluation.diffusion_cli import diffuse_app
+from neurovision.serving.batch_cli import batch
 from neurovision.serving.pacs_cli import pacs_app
 from neurovision.training.sam_cli import sam_app
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 
 app.add_typer(diffuse_app, name="diffuse")
 app.add_typer(pacs_app, name="pacs")
+app.command()(batch)
 app.add_typer(sam_app, name="sam")
 
 Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
@@ -99,7 +101,9 @@ def predict(
 
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.errors import ScanError
+    from neurovision.files import write
     from neurovision.scan.read import DEIDENTIFIED, group_scans, kind_of, read_files
+    from neurovision.views.files import free_stem, stem_of
 
     scans = group_scans(paths)
     if not scans:
@@ -111,7 +115,7 @@ def predict(
     used: set[str] = set()
     for files in tqdm(scans, unit="scan", disable=None):
         path = files[0] if len(files) == 1 else files[0].parent
-        stem = _free_stem(_stem(path), used)
+        stem = free_stem(stem_of(path), used)
         reason: str | None
         try:
             if anonymize and kind_of(files[0]) == "DICOM":
@@ -127,7 +131,7 @@ def predict(
                 write_dicom(findings, study, files, out, stem, fractional)
         except ScanError as e:
             reason = str(e).removeprefix(f"{path.name}: ")
-            _write(out / f"{stem}.json", json.dumps(_unread(path.name, reason), indent=1).encode())
+            write(out / f"{stem}.json", json.dumps(_unread(path.name, reason), indent=1).encode())
         else:
             reason = findings.reason
         if reason is not None:
@@ -137,21 +141,6 @@ def predict(
         raise typer.Exit(1)
 
 
-def _stem(path: Path) -> str:
-    """The name without its suffix, ``.nii.gz`` being one."""
-    return path.name.removesuffix(".nii.gz") if path.name.endswith(".nii.gz") else path.stem
-
-
-def _free_stem(stem: str, used: set[str]) -> str:
-    """A name for the results that no earlier scan of this call has: ``a``, then ``a-2``, ..."""
-    name, number = stem, 1
-    while name in used:
-        number += 1
-        name = f"{stem}-{number}"
-    used.add(name)
-    return name
-
-
 def _unread(name: str, reason: str) -> dict[str, Any]:
     """The JSON of a file that could not become a Study: the keys of Findings, all empty."""
     return {
@@ -159,13 +148,6 @@ def _unread(name: str, reason: str) -> dict[str, Any]:
         "type_probabilities": {}, "regions": [], "models": [], "disagreement": None, "timing_ms": {}, "weights": None,
         "warnings": [], "source": {"name": name},
     }  # fmt: skip
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write atomically: a reader never sees half a file."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def _volume(analyzer: Analyzer, study: Study) -> VolumeFindings:
@@ -190,22 +172,21 @@ def _write_findings(
     import cv2
 
     from neurovision.ensemble.findings import Findings
+    from neurovision.files import write
+    from neurovision.views.files import write_mask
 
     if isinstance(findings, Findings):
         shown = findings
-        _write(out / f"{stem}.mask.png", cv2.imencode(".png", findings.mask)[1].tobytes())
     else:
-        from neurovision.views.dicom_out import write_nifti_mask
-
         largest = findings.largest_slice
         shown = analyzer.analyze(study, study.n_slices // 2 if largest is None else largest)
-        write_nifti_mask(findings, study, files[0], out / f"{stem}.mask.nii.gz")
-    _write(out / f"{stem}.overlay.png", cv2.imencode(".png", shown.overlay()[..., ::-1])[1].tobytes())
+    write_mask(findings, study, files, out, stem)
+    write(out / f"{stem}.overlay.png", cv2.imencode(".png", shown.overlay()[..., ::-1])[1].tobytes())
     if report is Report.pdf:
         from neurovision.views.report import write_pdf
 
         write_pdf(shown, out / f"{stem}.pdf")
-    _write(out / f"{stem}.json", json.dumps(findings.to_json(), indent=1).encode())
+    write(out / f"{stem}.json", json.dumps(findings.to_json(), indent=1).encode())
 
 
 @app.command()
@@ -483,7 +464,9 @@ def bench(
         result["scaling_milliseconds"] = scaling(Analyzer.load(folder, EngineChoice.openvino.value), plot)
     text = json.dumps(result, indent=1)
     if out is not None:
-        _write(out, text.encode())
+        from neurovision.files import write
+
+        write(out, text.encode())
     print(text if as_json else table(result))
 
 
