@@ -15,7 +15,20 @@ from neurovision.errors import DataError, ModelError, WeightsMissing, WeightsTam
 from neurovision.scan.phantom import phantom
 from neurovision.scan.prepare import prepare, standardize
 from neurovision.scan.read import read
-from neurovision.training.fit_classifier import RECIPES, Jitter, best_threshold, fit_classifier, jittered
+from neurovision.training.fit_classifier import (
+    LOSSES,
+    OPTIMIZERS,
+    RECIPES,
+    ClassifierRecipe,
+    Jitter,
+    Labeled,
+    Stage,
+    best_threshold,
+    binary_iou,
+    fit_classifier,
+    fit_stages,
+    jittered,
+)
 
 SIZE = 48
 
@@ -59,6 +72,50 @@ def test_schedules_are_those_of_the_documents() -> None:
     assert second.jitter == Jitter(rotation=15, shift=0.05, zoom=0.05, brightness=0.05)
 
 
+def test_third_convnext_is_slower_with_more_decay() -> None:
+    second, third = RECIPES["convnextbase_v2"], RECIPES["convnextbase_v3"]
+    assert all(b.learning_rate < a.learning_rate for a, b in zip(second.stages, third.stages, strict=True))
+    assert third.weight_decay > second.weight_decay and all(s.jitter is not None for s in third.stages)
+
+
+def test_binary_iou_by_hand_and_as_keras_has_it() -> None:
+    import keras
+
+    truth = np.array([True, True, True, False, False])
+    found = np.array([True, True, False, False, True])
+    assert binary_iou(truth, found) == pytest.approx((2 / 4 + 1 / 3) / 2)
+    metric = keras.metrics.BinaryIoU()
+    metric.update_state(truth.astype(np.float32), found.astype(np.float32))
+    assert binary_iou(truth, found) == pytest.approx(float(metric.result()), abs=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "loss"), list(zip(OPTIMIZERS, LOSSES, strict=True)))
+def test_every_optimizer_and_loss_trains(optimizer: str, loss: str) -> None:
+    import keras
+
+    tumor = np.array([True, False] * 4)
+    scans = Labeled(np.random.default_rng(0).uniform(size=(8, 32, 32)).astype(np.float32), tumor)
+    model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
+    before = np.array(model.weights[0])
+    plan = ClassifierRecipe("custom_cnn", (Stage(2, 1e-2, 0.9),), batch=4, optimizer=optimizer, loss=loss)
+    assert fit_stages(model, plan, scans, scans) == 16
+    assert np.isfinite(model.weights[0]).all() and not np.allclose(before, model.weights[0])
+    with pytest.raises(ModelError, match="adam, rmsprop, sgd; received 'lion'"):
+        fit_stages(model, ClassifierRecipe("custom_cnn", (Stage(1, 1e-2),), optimizer="lion"), scans, scans)
+    with pytest.raises(ModelError, match="bce, dice, focal; received 'hinge'"):
+        fit_stages(model, ClassifierRecipe("custom_cnn", (Stage(1, 1e-2),), loss="hinge"), scans, scans)
+
+
+def test_figures_of_a_classifier(trained: Path, tmp_path: Path) -> None:
+    from neurovision.evaluation.classifier_figures import draw_classifier
+
+    drawn = draw_classifier(trained)
+    assert [p.name for p in drawn] == ["training_history.png", "confusion_matrix.png", "roc_curve.png"]
+    assert all(Image.open(p).size[0] > 200 for p in drawn)
+    with pytest.raises(WeightsMissing, match="fit-classifier"):
+        draw_classifier(tmp_path)
+
+
 def test_threshold_by_hand() -> None:
     truth = np.array([False, False, False, True, True])
     # 0.35 to 0.45 parts three of three from two of two
@@ -94,6 +151,7 @@ def test_a_trained_classifier_answers_for_files(prepared: Path, trained: Path) -
     told = json.loads((trained / FILE).read_text())
     assert told["validation"]["scans"] == 4 and 0 <= told["validation"]["auc"] <= 1
     assert told["validation"]["balanced_accuracy"] >= told["validation"]["balanced_accuracy_at_half"]
+    assert 0 <= told["validation"]["binary_iou"] <= 1
     paths = sorted((prepared / "navoneel" / "images").iterdir())[:3]
     classifier = TrainedClassifier.load(trained)
     answers = classifier.classify(paths)

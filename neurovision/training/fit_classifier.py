@@ -87,12 +87,12 @@ class ClassifierRecipe:
 
 
 _GENTLE = Jitter(rotation=15, shift=0.05, zoom=0.05, brightness=0.05)
-_WIDE = Jitter(rotation=10, shift=0.05, shear=0.05, zoom=0.1)
+WIDE = Jitter(rotation=10, shift=0.05, shear=0.05, zoom=0.1)
 _HEAD_THEN_30 = (Stage(20, 3e-4), Stage(15, 3e-5, encoder_layers=30, jitter=_GENTLE))
 
 
 def _decayed(rate: float, decay: float, fine_tune: float, more: int = 10) -> tuple[Stage, ...]:
-    return (Stage(30, rate, decay, jitter=_WIDE), Stage(more, fine_tune, encoder_layers=None, jitter=_WIDE))
+    return (Stage(30, rate, decay, jitter=WIDE), Stage(more, fine_tune, encoder_layers=None, jitter=WIDE))
 
 
 # As the source documents list them; where they give no number of epochs, that of their other networks stands.
