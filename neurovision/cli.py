@@ -13,6 +13,7 @@ import typer
 
 from neurovision import __version__
 from neurovision.errors import NeurovisionError
+from neurovision.evaluation import study_cli
 from neurovision.evaluation.diffusion_cli import diffuse_app
 from neurovision.serving.batch_cli import batch
 from neurovision.serving.pacs_cli import pacs_app
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 app.add_typer(diffuse_app, name="diffuse")
 app.add_typer(pacs_app, name="pacs")
+study_cli.register(app)
 app.command()(batch)
 app.add_typer(sam_app, name="sam")
 
@@ -374,21 +376,28 @@ def explain(
     fold: Annotated[int, typer.Option(help="Fold that took no part in fitting.")] = 4,
     limit: Annotated[int, typer.Option(help="Scans with a tumor of each data set.")] = 20,
     weights: Weights = None,
+    classifier: Annotated[
+        list[Path] | None, typer.Option(help="Folder of 'neurovision fit-classifier', instead of the members; repeatable.")
+    ] = None,
 ) -> None:
-    """Measure whether the heat of Grad-CAM falls in the tumor, member by member."""
+    """Measure whether the heat of Grad-CAM falls in the tumor: of each member, or of trained classifiers."""
+    from neurovision.ensemble.classify import TrainedClassifier
     from neurovision.ensemble.engine import load_member
     from neurovision.ensemble.weights import load_manifest
     from neurovision.evaluation.explain import measure_pointing
     from neurovision.training.dataset import data_root, load_index
 
-    manifest = load_manifest(weights)
-    print("member             data       scans   hits  share  chance")
-    for entry in manifest.members:
-        model = load_member(entry, manifest)
+    if classifier:
+        networks = ((folder.name, TrainedClassifier.load(folder).model) for folder in classifier)
+    else:
+        manifest = load_manifest(weights)
+        networks = ((entry.name, load_member(entry, manifest)) for entry in manifest.members)
+    print("network            data       scans   hits  share  chance")
+    for name, model in networks:
         for source in ("figshare", "lgg"):
             tumors = [i for i in load_index(data_root(data), [source], [fold]) if i.tumor and i.mask is not None]
             p = measure_pointing(model, tumors[:: max(1, len(tumors) // limit)][:limit])
-            print(f"{entry.name:18} {source:9} {p.scans:6} {p.hits:6.2f} {p.share:6.2f} {p.chance:7.2f}")
+            print(f"{name:18} {source:9} {p.scans:6} {p.hits:6.2f} {p.share:6.2f} {p.chance:7.2f}")
 
 
 @app.command("fit-classifier")
@@ -405,7 +414,8 @@ def fit_classifier(
     imagenet: Annotated[bool, typer.Option(help="Start the encoder from ImageNet weights.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Shorten every stage to so many epochs.")] = None,
 ) -> None:
-    """Train one whole-image classifier into RUNS/classifier-RECIPE."""
+    """Train one whole-image classifier into RUNS/classifier-RECIPE; draw its history, confusion matrix and ROC there."""
+    from neurovision.evaluation.classifier_figures import draw_classifier
     from neurovision.training.dataset import data_root
     from neurovision.training.fit_classifier import fit_classifier as run
 
@@ -416,6 +426,7 @@ def fit_classifier(
         recipe, data_root(data), _numbers(folds), validation_fold, out, tuple(source or ["navoneel"]), size, config, epochs,
         verbose=2,
     )  # fmt: skip
+    draw_classifier(out)
     print(json.dumps({"classifier": str(out), "threshold": told["threshold"], **told["validation"]}, indent=1))
 
 
