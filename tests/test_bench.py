@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import os
+import signal
+import statistics
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from standin import NAMES, MeanOfMembers, standin
+from typer.testing import CliRunner
 
+import neurovision
+from neurovision.cli import app
 from neurovision.ensemble.cache import DIGESTS, kept
-from neurovision.ensemble.engine import OpenVinoEngine, ReferenceEngine
+from neurovision.ensemble.engine import OpenVinoEngine, ReferenceEngine, predict_both_ways
 from neurovision.ensemble.features import label_map, pixel_features
 from neurovision.ensemble.pipeline import BATCH, restore_labels
-from neurovision.ensemble.voter import CERTAIN, ManualVotingClassifier, Voter, load_forest
-from neurovision.evaluation.bench import TARGETS, median_ms, table
-from neurovision.scan.phantom import phantom, phantom_volume
+from neurovision.ensemble.voter import ManualVotingClassifier, Voter, load_forest
+from neurovision.errors import DataError
+from neurovision.evaluation.bench import MARKS, TARGETS, table, tree_mb, write_measured
+from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.prepare import prepare, standardize
 
 
@@ -105,21 +113,33 @@ class TestKept:
         assert self.made == 1 and len(list((tmp_path / "user" / "neurovision").iterdir())) == 1
 
 
+def processor_ms(run, repeats=5):
+    """Median processor time, which other work on the machine hardly changes."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        times.append((time.process_time() - start) * 1e3)
+    return statistics.median(times)
+
+
 class TestRatios:
+    """A regression check: about a third of the ratios that are aimed at, by processor time."""
+
     def test_networks(self, analyzer):
         assert isinstance(analyzer.engine, OpenVinoEngine)
         reference = ReferenceEngine(analyzer.manifest)
         canvas = standardize(prepare(phantom("glioma", 4)[0].gray(), analyzer.manifest.size).pixels)[None]
-        fast = median_ms(lambda: analyzer.engine.predict(canvas), 3)
-        assert median_ms(lambda: reference.predict(canvas), 3) > fast
+        fast = processor_ms(lambda: analyzer.engine.predict(canvas))
+        assert processor_ms(lambda: reference.predict(canvas), 3) > 3 * fast
 
     def test_vote(self, analyzer):
-        canvas = standardize(prepare(phantom("healthy", 4)[0].gray(), analyzer.manifest.size).pixels)[None]
-        softmax = analyzer.engine.predict(canvas)
-        assert (softmax.min(0) >= CERTAIN).any(-1).mean() > 0.5  # most of a healthy head needs no trees
-        features = pixel_features(softmax[:, 0])
-        fast = median_ms(lambda: analyzer.voter.vote_maps(softmax), 3)
-        assert median_ms(lambda: analyzer.voter.vote(features, everywhere=True), 3) > fast
+        canvases = [prepare(phantom(kind, 4)[0].gray(), analyzer.manifest.size).pixels for kind in KINDS]
+        softmax = predict_both_ways(analyzer.engine, np.stack([standardize(c) for c in canvases]))
+        features = np.concatenate([pixel_features(softmax[:, n]) for n in range(len(KINDS))])
+        fast = processor_ms(lambda: analyzer.voter.vote_maps(softmax))
+        assert processor_ms(lambda: analyzer.voter.vote(features, everywhere=True), 3) > 2 * fast
 
     def test_a_warm_start_imports_no_framework(self, analyzer):
         code = (
@@ -129,15 +149,81 @@ class TestRatios:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"
 
+    def test_openvino_sends_nothing(self):
+        """Its import tells a web analytics service, unless the sender cannot be imported."""
+        code = (
+            "import socket, sys; sent = []; socket.getaddrinfo = lambda *a, **k: sent.append(a) or [];"
+            "from neurovision.ensemble.engine import openvino; openvino().convert_model;"
+            "print(sent, sys.modules['openvino_telemetry'], 'openvino_telemetry.main' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[] None False"
+
+
+def result(slice_ratio=7.0):
+    return {
+        "ratios": {**dict.fromkeys(TARGETS, 9.0), "slice": slice_ratio}, "matmul_fraction": 0.4, "peak_memory_mb": 900.0,
+        "volume_memory_ratio": 1.1, "labels_changed": 0.5, "dice_shift": 0.0,
+        "milliseconds": {"vote": 3.0, "naive": {"vote": 30.0}, "cold_start": {"product": 2000, "naive": 5000}},
+        "processor_milliseconds": {"slice": [100.0, 900.0]}, "gpu": None, "weights": "0" * 12,
+        "networks": {
+            "milliseconds": 20.0, "eager_milliseconds": 200.0, "gflop": 6.0,
+            "gflop_per_second": {"networks": 80.0, "matrix_product": 120.0},
+        },
+        "machine": {
+            "processor": "p", "threads": 2, "load_before": 0.1, "engine": "e", "precision": "f32", "python": "3",
+            "versions": {},
+        },
+        "runs": {"repeats": 15, "starts": 15, "scans": 40, "kind": "phantoms", "seconds": 300},
+    }  # fmt: skip
+
 
 def test_table_names_every_aim():
-    result = {
-        "ratios": dict.fromkeys(TARGETS, 7.0), "matmul_fraction": 0.4, "peak_memory_mb": 900.0, "volume_memory_ratio": 1.1,
-        "labels_changed": 0.5, "dice_shift": 0.0, "milliseconds": {"vote": 3.0, "naive": {"vote": 30.0}},
-        "machine": {"processor": "p", "cores": 2, "load": 0.1, "engine": "e", "precision": "f32", "versions": {}},
-        "runs": {"repeats": 15, "scans": "phantoms"},
-    }  # fmt: skip
-    json.dumps(result)
-    lines = table(result).splitlines()
-    assert {line.split()[-1] for line in lines if line.startswith("slice ")} == {"NO"}  # 7 of 12
-    assert {line.split()[-1] for line in lines if line.startswith("vote ") and ">=" in line} == {"yes"}
+    lines = table(result()).splitlines()
+    aims = {line.split()[0]: line.split()[-1] for line in lines if ">=" in line}
+    assert aims.keys() >= TARGETS.keys() and aims["slice"] == "NO" and aims["vote"] == "yes"  # 7 of 12, 9 of 6
+    assert "10.0 x" in next(line for line in lines if line.startswith("networks, one canvas"))
+    assert any(line.startswith("GPU: none") for line in lines)
+
+
+def test_gpu_is_told_where_there_is_one():
+    with_gpu = {**result(), "gpu": {"batch_64": {"slices_per_second": 900.0, "milliseconds_per_slice": 1.11}}}
+    assert "GPU, batch 64: 900.0 slices/s, 1.11 ms a slice" in table(with_gpu)
+
+
+class TestMeasuredBlock:
+    def test_only_what_is_between_the_marks_changes(self, tmp_path):
+        page = tmp_path / "page.md"
+        page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+        for ratio in (7.0, 13.0):
+            write_measured(page, result(ratio))
+        text = page.read_text()
+        assert text.startswith(f"before\n{MARKS[0]}\n") and text.endswith(f"\n{MARKS[1]}\nafter\n")
+        assert "old" not in text and "7.00 x" not in text and text.count("13.00 x") == 1
+
+    def test_a_page_without_marks_is_refused(self, tmp_path):
+        page = tmp_path / "page.md"
+        page.write_text("no marks")
+        with pytest.raises(DataError, match=r"page\.md has no line"):
+            write_measured(page, result())
+        assert page.read_text() == "no marks"
+
+    def test_the_page_on_speed_has_them(self):
+        text = (Path(neurovision.__file__).parents[1] / "docs" / "performance.md").read_text()
+        assert text.index(MARKS[0]) < text.index(MARKS[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory by process is read from Linux' /proc")
+def test_memory_of_a_process_tree_counts_its_children():
+    child = "import time; kept = bytearray(b'x') * 60_000_000; print('ready', flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout.readline().strip() == b"ready"
+        found = tree_mb(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert 60 < found < 200
+
+
+def test_convert_is_what_a_start_reads(analyzer):
+    made = CliRunner().invoke(app, ["convert"])
+    assert made.exit_code == 0 and f"run in {analyzer.engine.precision}" in made.stdout

@@ -33,24 +33,54 @@ def convert(manifest: Manifest, folder: Path) -> None:
     import tensorflow as tf
 
     inputs = keras.Input((manifest.size, manifest.size, 1), name="canvas")
-    planes = [_planes(load_member(m, manifest), inputs) for m in manifest.members]
+    members = [_trimmed(load_member(m, manifest)) for m in manifest.members]
+    planes = [keras.ops.transpose(member(inputs), (0, 3, 1, 2)) for member, _ in members]
     graph = keras.Model(inputs, keras.ops.concatenate(planes, axis=1), name="members")
     signature = tf.TensorSpec((None, manifest.size, manifest.size, 1), tf.float32)
     traced = tf.function(lambda x: graph(x, training=False), autograph=False).get_concrete_function(signature)
-    model = openvino().convert_model(traced)
+    model = _with_softmax(openvino().convert_model(traced), [logits for _, logits in members])
     openvino().save_model(model, folder / GRAPH, compress_to_fp16=False)
     (folder / PRECISION).write_text(precision(model, manifest.size))
 
 
-def _planes(member: keras.Model, inputs: Any) -> Any:
-    """Probabilities of one member as ``(N, 5, size, size)``: a softmax over planes runs in whole vectors."""
+def _trimmed(member: keras.Model) -> tuple[keras.Model, bool]:
+    """The member with upsampling that converts to one operation, and whether it ends before its softmax.
+
+    Keras repeats rows and columns in two steps of five operations each, which cost OpenVINO as much as a convolution.
+    """
     import keras
 
-    last = member.layers[-1]
-    if not isinstance(last, keras.layers.Softmax):
-        return keras.ops.transpose(member(inputs), (0, 3, 1, 2))
-    logits = keras.Model(member.input, last.input)(inputs)
-    return keras.ops.softmax(keras.ops.transpose(logits, (0, 3, 1, 2)), axis=1)
+    class Nearest(keras.layers.Layer):
+        """What ``UpSampling2D`` does with its default interpolation."""
+
+        def __init__(self, factors: tuple[int, int], **options: Any) -> None:
+            super().__init__(**options)
+            self.factors = factors
+
+        def call(self, x: Any) -> Any:
+            size = tuple(side * factor for side, factor in zip(x.shape[1:3], self.factors, strict=True))
+            return keras.ops.image.resize(x, size, interpolation="nearest")
+
+    def same(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.UpSampling2D) and layer.interpolation == "nearest":
+            return Nearest(layer.size, name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    trimmed = keras.models.clone_model(member, clone_function=same)
+    trimmed.set_weights(member.get_weights())
+    last = trimmed.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return keras.Model(trimmed.input, last.input, name=member.name), True
+    return trimmed, False
+
+
+def _with_softmax(model: Any, logits: list[bool]) -> Any:
+    """Softmax over each member's planes, put in after the conversion, which would move it back to the last axis."""
+    ov = openvino()
+    joined = model.get_results()[0].input_value(0).get_node()
+    parts = [joined.input_value(k) for k in range(len(logits))]
+    parts = [ov.opset13.softmax(p, 1).output(0) if soft else p for p, soft in zip(parts, logits, strict=True)]
+    return ov.Model([ov.opset13.concat(parts, 1)], model.get_parameters(), "members")
 
 
 def precision(model: Any, size: int) -> str:

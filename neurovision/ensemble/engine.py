@@ -77,7 +77,7 @@ def load_engine(manifest: Manifest, choice: str = "auto") -> Engine:
         raise ModelError(f"An engine is one of {', '.join(ENGINES)}; received {choice!r}.")
     if choice == "reference":
         return ReferenceEngine(manifest)
-    if choice == "keras" or (choice == "auto" and _has_gpu()):
+    if choice == "keras" or (choice == "auto" and has_gpu()):
         return KerasEngine(manifest)
     try:
         return OpenVinoEngine(manifest)
@@ -94,11 +94,16 @@ def cores() -> int:
 
 
 def openvino() -> Any:
-    """OpenVINO, whose names type checkers do not see."""
+    """OpenVINO, whose names type checkers do not see, and without its telemetry.
+
+    The first import of OpenVINO and every conversion send an event to a web analytics service, consent or not, unless
+    the package that sends it cannot be imported; OpenVINO then goes on without.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None refuses the import
     return importlib.import_module("openvino")
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
     """Whether Keras computes on a GPU; it is only asked, and so only imported, where a driver is installed."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return not hidden and shutil.which("nvidia-smi") is not None and device() == "GPU"
@@ -151,8 +156,9 @@ def fill(model: keras.Model, path: Path) -> None:
 class OpenVinoEngine:
     """All members in one OpenVINO graph on the CPU, converted once and kept on disk.
 
-    A single canvas has every core to itself; several go through two requests that share the cores, which wait for
-    each other less. Both are compiled when first needed. TensorFlow and Keras are not imported.
+    Several canvases, of which every slice makes two, go through two requests that share the cores, which wait for each
+    other less; a single one has every core to itself and is compiled for when there is one. TensorFlow and Keras are not
+    imported.
 
     Raises:
         ModelError: OpenVINO is not installed, cannot convert the members or cannot run here.
@@ -168,7 +174,6 @@ class OpenVinoEngine:
         self._members = len(manifest.members)
         self._lock = threading.Lock()  # requests hold their own input and output
         self._one: Any = None
-        self._two: Any = None
         try:
             ov = openvino()
             self._core = ov.Core()
@@ -176,6 +181,8 @@ class OpenVinoEngine:
             files = _converted(manifest, bf16)
             self.precision = files[PRECISION].decode()
             self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
+            self._two = ov.AsyncInferQueue(self._compile(min(2, cores())))
+            self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
         except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as e:
             raise ModelError(f"OpenVINO cannot run the networks here ({type(e).__name__}).") from e
 
@@ -195,9 +202,6 @@ class OpenVinoEngine:
         return planes.transpose(1, 0, 3, 4, 2)
 
     def _predict_several(self, inputs: np.ndarray, out: np.ndarray) -> None:
-        if self._two is None:
-            self._two = openvino().AsyncInferQueue(self._compile(min(2, cores())))
-            self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
         for k in range(len(inputs)):
             self._two.start_async({0: inputs[k : k + 1]}, out[k : k + 1], share_inputs=True)
         self._two.wait_all()
@@ -224,7 +228,9 @@ def _converted(manifest: Manifest, bf16: bool) -> dict[str, bytes]:
         ModelError: It cannot be made.
     """
     package = Path(__file__).parents[2]
-    code = Path(__file__).with_name("convert.py").read_text()
+    drawn_by = [f"{name}.py" for name in ("_blocks", "_encoders", *(m.name for m in manifest.members))]
+    files = [Path(__file__).with_name("convert.py"), *(package / "neurovision" / "segmenters" / f for f in drawn_by)]
+    code = "".join(f.read_text() for f in files)
     members = [f"{m.name} {m.sha256} {m.config}" for m in manifest.members]
     made_with = versions("openvino", "keras", "tensorflow", "tensorflow-cpu")
     facts = [str(manifest.size), *members, code, str(bf16), *made_with]

@@ -16,7 +16,7 @@ from neurovision.ensemble.features import disagreement
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
-from neurovision.ensemble.weights import Manifest, MemberEntry, load_manifest
+from neurovision.ensemble.weights import Manifest, load_manifest
 from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.study import Study
 from neurovision.segmenters import title_of
@@ -52,6 +52,7 @@ class Analyzer:
 
     def __init__(self, manifest: Manifest, engine: Engine, voter: Voter) -> None:
         self.manifest, self.engine, self.voter = manifest, engine, voter
+        self._titles = tuple(title_of(m.name, m.config) for m in manifest.members)
 
     @classmethod
     def load(cls, weights: Path | None = None, engine: str = "auto") -> Analyzer:
@@ -68,6 +69,10 @@ class Analyzer:
         with ThreadPoolExecutor(1, "load") as beside:  # compiling networks and importing trees use different cores
             voter = beside.submit(Voter.load, manifest)
             return cls(manifest, load_engine(manifest, engine), voter.result())
+
+    def restore(self, canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
+        """Labels in the slice's own pixels; see :func:`restore_labels`, which the benchmark's naive way replaces."""
+        return restore_labels(canvas, probabilities)
 
     def analyze(self, study: Study, slice_index: int = 0) -> Findings:
         """Analyze one slice of a study.
@@ -166,14 +171,17 @@ class Analyzer:
         threshold = float(self.manifest.verdict["threshold"])
         types = type_probabilities(vote)
         positive = probability >= threshold
-        mask = restore_labels(canvas, vote)
+        mask = self.restore(canvas, vote)
         _, left, side = canvas.box
         columns = np.flatnonzero(canvas.head.any(0))
         middle = left + (columns[0] + columns[-1] + 1) / 2 * side / size if len(columns) else left + side / 2
         width = (columns[-1] + 1 - columns[0]) * side / size if len(columns) else side
         entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(len(CLASSES))
-        member_masks = [restore_labels(canvas, p) for p in softmax]
-        members = tuple(_member(m, k) for m, k in zip(self.manifest.members, member_masks, strict=True))
+        member_masks = [self.restore(canvas, p) for p in softmax]
+        members = tuple(
+            _member(m.name, title, k)
+            for m, title, k in zip(self.manifest.members, self._titles, member_masks, strict=True)
+        )
         regions = find_regions(mask, (middle, width), study, index)
         warnings = study.warnings
         if positive != bool(regions):
@@ -227,8 +235,8 @@ def restore_labels(canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _member(entry: MemberEntry, mask: np.ndarray) -> MemberFinding:
+def _member(name: str, title: str, mask: np.ndarray) -> MemberFinding:
     counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
     area = int(counts[FIRST_TUMOR:].sum())
     kind = max(TUMORS, key=lambda c: counts[c.index]).key if area else None
-    return MemberFinding(entry.name, area, kind, mask, title_of(entry.name, entry.config))
+    return MemberFinding(name, area, kind, mask, title)

@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
-import json
+import datetime
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time, sleep
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.cache import versions
-from neurovision.ensemble.engine import Engine, ReferenceEngine, cores
-from neurovision.ensemble.features import pixel_features
+from neurovision.ensemble.engine import Engine, KerasEngine, ReferenceEngine, cores, has_gpu, predict_both_ways
+from neurovision.ensemble.features import label_map, pixel_features
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, load_forest
 from neurovision.ensemble.weights import Manifest
+from neurovision.errors import DataError
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
-from neurovision.scan.prepare import prepare, standardize
+from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.read import read
+from neurovision.scan.study import Study
 from neurovision.training.dataset import load_index
 
 REPEATS = 15
+SCANS = 40  # on which slices are timed and labels compared
 VOLUME = 155  # slices
 PACKAGES = ("openvino", "keras", "tensorflow-cpu", "scikit-learn", "xgboost-cpu", "numpy")
 FOLD = 4  # that took no part in fitting
+MARKS = ("<!-- measured -->", "<!-- /measured -->")
 TARGETS = {"slice": 12.0, "networks": 8.0, "vote": 6.0, "volume": 1.5, "cold_start": 2.0}
 PRODUCT = """
 import sys
-{first}
 from pathlib import Path
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.scan.read import read
+from neurovision.scan.study import Study
 from neurovision.scan.phantom import phantom_volume
 analyzer = Analyzer.load(Path(sys.argv[1]), sys.argv[2])
 analyzer.analyze(read(sys.argv[3]))
@@ -81,6 +90,14 @@ class NaiveEngine:
         return np.stack([m.predict(canvases[..., None], verbose=0) for m in self._members])
 
 
+class NaiveAnalyzer(Analyzer):
+    """Every class of every map is taken to the file's own pixels before it is decided."""
+
+    def restore(self, canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
+        """As :meth:`~neurovision.ensemble.pipeline.Analyzer.restore`."""
+        return label_map(canvas.restore_probabilities(probabilities))
+
+
 class NaiveVoter(Voter):
     """scikit-learn and XGBoost, as they come, on every pixel."""
 
@@ -108,7 +125,12 @@ class Scan:
 
 
 def bench(
-    weights: Path, data: Path | None, engine: str = "auto", repeats: int = REPEATS, starts: int = REPEATS
+    weights: Path,
+    data: Path | None,
+    engine: str = "auto",
+    repeats: int = REPEATS,
+    starts: int = REPEATS,
+    scans: int = SCANS,
 ) -> dict[str, Any]:
     """Measure everything.
 
@@ -116,33 +138,42 @@ def bench(
         weights: The weights folder.
         data: The prepared folder of real scans; phantoms stand in where it is None.
         engine: One of ``engine.ENGINES``.
-        repeats: Runs that a median is taken of, each on a scan of its own.
+        repeats: Runs that a median is taken of.
         starts: Processes started, of each kind, that the median of a cold start is taken of.
+        scans: Scans on which slices are timed and labels compared, each once.
 
     Returns:
         ``ratios``, ``labels_changed`` (pixels in 10,000), ``dice_shift``, ``matmul_fraction``, ``peak_memory_mb``,
-        ``milliseconds`` by stage of the product and of the naive way, ``machine`` and what else is said of the run.
+        ``milliseconds`` by stage of the product and of the naive way, ``processor_milliseconds`` and their ratios,
+        ``gpu``, ``machine`` and what else is said of the run.
     """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before this run adds its own
+    start = perf_counter()
     analyzer = Analyzer.load(weights, engine)
     reference = ReferenceEngine(analyzer.manifest)
-    naive = Analyzer(analyzer.manifest, NaiveEngine(reference), NaiveVoter(analyzer.manifest))
+    naive = NaiveAnalyzer(analyzer.manifest, NaiveEngine(reference), NaiveVoter(analyzer.manifest))
     with tempfile.TemporaryDirectory() as folder:
-        scans = _phantoms(Path(folder), repeats) if data is None else _real(data, repeats)
-        result = _slices(analyzer, naive, scans)
-        result.update(_networks(analyzer.engine, reference, scans, analyzer.manifest.size, repeats))
+        chosen = _phantoms(Path(folder), scans) if data is None else _real(data, scans)
+        result = _slices(analyzer, naive, chosen)
+        result.update(_networks(analyzer.engine, reference, chosen, analyzer.manifest.size, repeats))
+        result["processor_milliseconds"]["networks"] = result["networks"].pop("processor_milliseconds")
         result["ratios"] |= {"networks": result["networks"]["ratio"], **_volume(analyzer)}
         arguments = [weights.resolve(), engine, _phantoms(Path(folder), 1)[0].path]
         result["ratios"]["cold_start"], result["milliseconds"]["cold_start"] = _cold_start(arguments, starts)
         result.update(_memory(arguments))
     result["ratios"] = {key: round(result["ratios"][key], 2) for key in TARGETS}
+    result["gpu"] = _gpu(analyzer.manifest, repeats)
     result["machine"] = {
-        "processor": _processor(), "cores": cores(), "load": round(os.getloadavg()[0], 2), "device": analyzer.engine.device,
-        "engine": type(analyzer.engine).__name__, "precision": getattr(analyzer.engine, "precision", "f32"),
-        "python": platform.python_version(),
+        "processor": _processor(), "threads": cores(), "load_before": None if load is None else round(load, 2),
+        "device": analyzer.engine.device, "engine": type(analyzer.engine).__name__,
+        "precision": getattr(analyzer.engine, "precision", "f32"), "python": platform.python_version(),
         "versions": dict(zip(PACKAGES, versions(*PACKAGES), strict=True)),
     }  # fmt: skip
     kind = "phantoms" if data is None else f"real scans of fold {FOLD}"
-    result["runs"] = {"repeats": repeats, "starts": starts, "scans": kind, "volume": VOLUME}
+    result["runs"] = {
+        "repeats": repeats, "starts": starts, "scans": scans, "kind": kind, "volume": VOLUME,
+        "seconds": round(perf_counter() - start),
+    }  # fmt: skip
     result["weights"] = analyzer.manifest.digest[:12]
     return result
 
@@ -168,38 +199,42 @@ def _real(data: Path, count: int) -> list[Scan]:
 
 def _slices(analyzer: Analyzer, naive: Analyzer, scans: Sequence[Scan]) -> dict[str, Any]:
     """One slice and the vote alone, both ways, and whether the labels stay."""
-    for each in (analyzer, naive):
-        each.analyze(read(scans[0].path))
-    times: dict[str, list[float]] = {"fast": [], "naive": [], "fast_vote": [], "naive_vote": []}
-    stages: dict[str, dict[str, list[float]]] = {"fast": {}, "naive": {}}
+    ways = {"fast": analyzer, "naive": naive}
+    for each in ways.values():
+        for scan in scans[:2]:
+            each.analyze(read(scan.path))
+    times: dict[str, dict[str, list[float]]] = {name: {} for name in ways}
     changed = pixels = 0
     shifts = []
     for scan in tqdm(scans, desc="slices", unit="scan", disable=None):
         masks = {}
-        for name, each in (("fast", analyzer), ("naive", naive)):
-            start = perf_counter()
+        for name, each in ways.items():
+            start, start_processor = perf_counter(), process_time()
             study = read(scan.path)
             decoded = perf_counter()
             findings = each.analyze(study)
-            times[name].append(perf_counter() - start)
+            whole = (perf_counter() - start) * 1e3
+            processor = (process_time() - start_processor) * 1e3
             masks[name] = findings.mask
             if findings.status == "ok":  # a rejected scan has no stages to compare
-                times[f"{name}_vote"].append(findings.timing_ms["vote"])
-                for stage, ms in {"decode": (decoded - start) * 1e3, **findings.timing_ms}.items():
-                    stages[name].setdefault(stage, []).append(ms)
+                stages = {"decode": (decoded - start) * 1e3, **findings.timing_ms, "total": whole, "processor": processor}
+                for stage, ms in stages.items():
+                    times[name].setdefault(stage, []).append(ms)
         changed += int((masks["fast"] != masks["naive"]).sum())
         pixels += masks["naive"].size
         if scan.truth is not None and scan.truth.any() and scan.truth.shape == masks["naive"].shape:
             shifts.append(_dice(masks["fast"], scan.truth) - _dice(masks["naive"], scan.truth))
-    medians = {n: {s: round(statistics.median(v), 2) for s, v in stages[n].items()} for n in stages}
+    medians = {n: {stage: round(statistics.median(v), 2) for stage, v in times[n].items()} for n in ways}
+    of_processor = [medians[name].pop("processor") for name in ways]
     return {
         "ratios": {
-            "slice": statistics.median(times["naive"]) / statistics.median(times["fast"]),
-            "vote": statistics.median(times["naive_vote"]) / statistics.median(times["fast_vote"]),
+            "slice": medians["naive"]["total"] / medians["fast"]["total"],
+            "vote": medians["naive"]["vote"] / medians["fast"]["vote"],
         },
         "labels_changed": round(changed / pixels * 1e4, 3),
         "dice_shift": round(abs(float(np.mean(shifts))), 6) if shifts else 0.0,
         "milliseconds": {**medians["fast"], "naive": medians["naive"]},
+        "processor_milliseconds": {"slice": of_processor},
     }
 
 
@@ -211,20 +246,36 @@ def _dice(mask: np.ndarray, truth: np.ndarray) -> float:
 def _networks(engine: Engine, reference: ReferenceEngine, scans: Sequence[Scan], size: int, repeats: int) -> dict[str, Any]:
     """The five networks alone, and their rate of arithmetic against a large matrix product."""
     canvas = standardize(prepare(read(scans[0].path).gray(), size).pixels)[None]
-    fast = median_ms(lambda: engine.predict(canvas), repeats)
-    eager = median_ms(lambda: reference.predict(canvas), repeats)
+    fast, fast_processor = timed(lambda: engine.predict(canvas), repeats)
+    eager, eager_processor = timed(lambda: reference.predict(canvas), repeats)
     side = 2048
     a, b = np.random.default_rng(0).normal(size=(2, side, side)).astype(np.float32)
-    product = median_ms(lambda: a @ b, repeats)
+    product, _ = timed(lambda: a @ b, repeats)
     operations = sum(_operations(m) for m in reference.members)
     rates = {"networks": operations / fast / 1e6, "matrix_product": 2 * side**3 / product / 1e6}
     return {
         "matmul_fraction": round(rates["networks"] / rates["matrix_product"], 3),
         "networks": {
             "ratio": eager / fast, "milliseconds": round(fast, 2), "eager_milliseconds": round(eager, 2),
+            "processor_milliseconds": [round(fast_processor, 2), round(eager_processor, 2)],
             "gflop": round(operations / 1e9, 2), "gflop_per_second": {k: round(v, 1) for k, v in rates.items()},
         },
     }  # fmt: skip
+
+
+def _gpu(manifest: Manifest, repeats: int) -> dict[str, Any] | None:
+    """Slices a second through the networks, mirror images and all, where Keras computes on a GPU; else None."""
+    if not has_gpu():
+        return None
+    engine = KerasEngine(manifest)
+    found = {}
+    for batch in (1, 64):
+        canvases = np.zeros((batch, manifest.size, manifest.size), np.float32)
+        ms, _ = timed(partial(predict_both_ways, engine, canvases), repeats)
+        found[f"batch_{batch}"] = {
+            "slices_per_second": round(batch / ms * 1e3, 1), "milliseconds_per_slice": round(ms / batch, 2)
+        }  # fmt: skip
+    return found
 
 
 def _operations(model: Any) -> int:
@@ -239,14 +290,15 @@ def _operations(model: Any) -> int:
     return total
 
 
-def median_ms(run: Callable[[], Any], repeats: int) -> float:
-    """Median milliseconds of ``repeats`` runs after two that warm up."""
-    times = []
+def timed(run: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Median milliseconds of ``repeats`` runs after two that warm up: by the clock, and of processor time."""
+    clock, processor = [], []
     for _ in range(repeats + 2):
-        start = perf_counter()
+        start, start_processor = perf_counter(), process_time()
         run()
-        times.append((perf_counter() - start) * 1e3)
-    return statistics.median(times[2:])
+        clock.append((perf_counter() - start) * 1e3)
+        processor.append((process_time() - start_processor) * 1e3)
+    return statistics.median(clock[2:]), statistics.median(processor[2:])
 
 
 def _volume(analyzer: Analyzer) -> dict[str, float]:
@@ -267,20 +319,87 @@ def _cold_start(arguments: Sequence[object], repeats: int) -> tuple[float, dict[
     """From the start of a process to its first words: the product's first findings, and five models built."""
     product, naive = [], []
     for _ in tqdm(range(repeats + 1), desc="cold starts", disable=None):
-        product.append(_child(PRODUCT.format(first="", then=""), arguments)[0] * 1e3)
+        product.append(_child(PRODUCT.format(then=""), arguments)[0] * 1e3)
         naive.append(_child(NAIVE_START, arguments)[0] * 1e3)
     fast, slow = statistics.median(product[1:]), statistics.median(naive[1:])
     return slow / fast, {"product": round(fast), "naive": round(slow)}
 
 
 def _memory(arguments: Sequence[object]) -> dict[str, float]:
-    """Highest resident memory of a process: with the page's library for one slice, and for a volume against a slice."""
+    """Highest resident memory: of the served page with its children, and of a process for a volume against a slice."""
     volume = f'study, _ = phantom_volume("glioma", 3, 160, {VOLUME})\nfor _ in analyzer.analyze_slices(study): pass\n'
-    peaks = [
-        int(_child(PRODUCT.format(first=first, then=then + PEAK), arguments)[1].split()[-1]) / 1024
-        for first, then in (("import gradio", ""), ("", ""), ("", volume))
-    ]
-    return {"peak_memory_mb": round(peaks[0], 1), "volume_memory_ratio": round(peaks[2] / peaks[1], 3)}
+    slice_peak, volume_peak = (
+        int(_child(PRODUCT.format(then=then + PEAK), arguments)[1].split()[-1]) / 1024 for then in ("", volume)
+    )
+    return {"peak_memory_mb": _served_peak_mb(*arguments), "volume_memory_ratio": round(volume_peak / slice_peak, 3)}
+
+
+def _served_peak_mb(weights: object, engine: object, scan: object) -> float:
+    """Start the page as ``python app.py`` does, let three visitors at once send scans, and add up its process tree.
+
+    Args:
+        weights: The weights folder.
+        engine: Not asked for: the page chooses by itself.
+        scan: A picture.
+    """
+    root = Path(__file__).parents[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ, "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "NEUROVISION_WEIGHTS": str(weights)
+    }  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(
+        [sys.executable, "app.py"], cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as page:
+        try:
+            peak, done = 0.0, False
+            with ThreadPoolExecutor(1) as visitor:
+                visits = visitor.submit(_visit, url, str(scan), page)
+                while not done:
+                    done = visits.done()
+                    peak = max(peak, tree_mb(page.pid))
+                    sleep(0.05)
+                visits.result()
+        finally:
+            page.terminate()
+    return round(peak, 1)
+
+
+def _visit(url: str, scan: str, page: subprocess.Popen[bytes]) -> None:
+    """Wait until the page is ready, then send the scan twelve times, three at once."""
+    from gradio_client import Client, handle_file
+
+    waited = perf_counter()
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=10):
+                break
+        except OSError:
+            if page.poll() is not None or perf_counter() - waited > 300:
+                raise RuntimeError("the page did not get ready") from None
+            sleep(0.2)
+    client = Client(url, verbose=False, analytics_enabled=False)
+    jobs = [client.submit(handle_file(scan), api_name="/predict") for _ in range(12)]
+    for job in jobs:
+        job.result()
+
+
+def tree_mb(root: int) -> float:
+    """Memory of a process and its descendants in MB, shared pages counted once; 0 where there is no Linux' /proc."""
+    parents: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            parents.setdefault(int(status.read_text().rsplit(")", 1)[1].split()[1]), []).append(int(status.parent.name))
+    total, family = 0, [root]
+    while family:
+        pid = family.pop()
+        family += parents.get(pid, [])
+        with suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
 
 
 def _child(code: str, arguments: Sequence[object]) -> tuple[float, str]:
@@ -309,8 +428,8 @@ def _processor() -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as the table that a person reads."""
-    ratios = result["ratios"]
+    """The result as the tables that a person reads."""
+    ratios, machine, runs = result["ratios"], result["machine"], result["runs"]
     rows = [(name, f"{ratios[name]:.2f} x", f">= {least:g} x", ratios[name] >= least) for name, least in TARGETS.items()]
     rows += [
         ("matmul fraction", f"{result['matmul_fraction']:.2f}", ">= 0.35", result["matmul_fraction"] >= 0.35),
@@ -319,29 +438,70 @@ def table(result: dict[str, Any]) -> str:
         ("labels changed", f"{result['labels_changed']:.2f} in 10,000", "<= 5", result["labels_changed"] <= 5),
         ("Dice shift", f"{result['dice_shift']:.5f}", "< 0.001", result["dice_shift"] < 0.001),
     ]
-    machine = result["machine"]
     lines = [f"{'what':16} {'measured':>18} {'aim':>10}"]
     lines += [f"{what:16} {value:>18} {aim:>10}  {'yes' if met else 'NO'}" for what, value, aim, met in rows]
     naive = result["milliseconds"]["naive"]
-    lines += ["", f"{'milliseconds':16} {'product':>10} {'naive':>10}"]
-    lines += [f"{s:16} {result['milliseconds'][s]:>10.1f} {naive[s]:>10.1f}" for s in naive]
-    lines += ["", f"{machine['processor']}, {machine['cores']} cores, load {machine['load']}, {machine['engine']} "
-              f"{machine['precision']}; medians of {result['runs']['repeats']} on {result['runs']['scans']}",
-              json.dumps(machine["versions"])]  # fmt: skip
+    lines += ["", f"{'milliseconds':24} {'product':>10} {'naive':>10} {'ratio':>8}"]
+    lines += [_row(stage, result["milliseconds"][stage], naive[stage]) for stage in naive]
+    networks, starts = result["networks"], result["milliseconds"]["cold_start"]
+    lines.append(_row("networks, one canvas *", networks["milliseconds"], networks["eager_milliseconds"]))
+    lines.append(_row("cold start **", starts["product"], starts["naive"]))
+    lines += ["", "of processor time"]
+    lines += [_row(what, *pair) for what, pair in result["processor_milliseconds"].items()]
+    rates = networks["gflop_per_second"]
+    gpu = result["gpu"] or {}
+    lines += [
+        "",
+        "*  naive here: five model(x), eagerly in float32, as the aim has it; one canvas without its mirror image",
+        "** naive here: TensorFlow imported and five models built, without weights",
+        f"networks: {networks['gflop']} GFLOP a canvas, {rates['networks']} GFLOP/s; matrix product: "
+        f"{rates['matrix_product']} GFLOP/s",
+        *(f"GPU, {k.replace('_', ' ')}: {v['slices_per_second']} slices/s, {v['milliseconds_per_slice']} ms a slice"
+          for k, v in gpu.items()),
+        *(() if gpu else ("GPU: none at hand, so not measured",)),
+        f"medians of {runs['repeats']} ({runs['starts']} starts; slices: {runs['scans']} {runs['kind']}, once each) in "
+        f"{runs['seconds']} s",
+        f"{machine['processor']}, {machine['threads']} threads, load {machine['load_before']} before; {machine['engine']} "
+        f"{machine['precision']}; weights {result['weights']}",
+        f"Python {machine['python']}, " + ", ".join(f"{k} {v}" for k, v in machine["versions"].items() if v),
+    ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _row(what: str, product: float, naive: float) -> str:
+    return f"{what:24} {product:>10.1f} {naive:>10.1f} {naive / max(product, 1e-9):>6.1f} x"
+
+
+def write_measured(page: Path, result: dict[str, Any]) -> None:
+    """Put the tables between a page's marks; everything outside them stays.
+
+    Raises:
+        DataError: The page has no marks.
+    """
+    opening, closing = MARKS
+    text = page.read_text()
+    before, found, rest = text.partition(opening)
+    _, ended, after = rest.partition(closing)
+    if not (found and ended):
+        raise DataError(f"{page.name} has no line {opening} with a line {closing} after it; add both.")
+    day = datetime.date.today().isoformat()
+    block = f"`neurovision bench` on {day}:\n\n```\n{table(result)}\n```"
+    page.write_text(f"{before}{opening}\n{block}\n{closing}{after}")
 
 
 def scaling(analyzer: Analyzer, path: Path) -> dict[str, dict[int, float]]:
     """Plot cost as work grows: the picture's side, the number of slices, the number of members; milliseconds.
 
-    Pictures below 32 px are refused by the reader, so the side starts there. Beyond the shipped members, members are
-    run again.
+    The tiniest pictures are refused, which is quick. Beyond the shipped members, members are run again.
     """
-    heads = {side: phantom("glioma", 4, side)[0] for side in (32, 64, 128, 256, 512)}
-    sides = {side: median_ms(partial(analyzer.analyze, head), 5) for side, head in heads.items()}
+    head = phantom("glioma", 4, 512)[0]
+    sides = {}
+    for side in (1, 8, 32, 64, 128, 256, 512):
+        pixels = cv2.resize(head.gray(), (side, side), interpolation=cv2.INTER_AREA)[None, ..., None]
+        sides[side] = timed(partial(analyzer.analyze, Study(np.clip(pixels, 0, 1), head.source)), 5)[0]
     study, _ = phantom_volume("glioma", 3, 128, 500)
     slices = {}
-    for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 500):
+    for n in (1, 4, 16, 64, 500):
         middle = list(range(250 - n // 2, 250 - n // 2 + n))
         start = perf_counter()
         for _ in analyzer.analyze_slices(study, middle):
@@ -373,4 +533,4 @@ def _alone(engine: Any, member: int, size: int) -> float:
     """Milliseconds of one member of an OpenVINO engine by itself."""
     compiled = engine.compile_member(member).create_infer_request()
     canvas = np.zeros((1, size, size, 1), np.float32)
-    return median_ms(lambda: compiled.infer(canvas), 7)
+    return timed(lambda: compiled.infer(canvas), 7)[0]

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
+from neurovision.scan.intensity import LARGEST
 from neurovision.scan.study import Source, Study
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
@@ -69,7 +70,8 @@ def read_image(data: bytes, name: str) -> Study:
         raise DamagedScan(f"{name}: the picture is damaged or cut off and cannot be decoded; send it again.") from e
     notes = []
     if values.shape[2] == 3:
-        if np.ptp(values, axis=2).max() <= 0.02:
+        red, green, blue = np.moveaxis(values, 2, 0)
+        if max(np.abs(a - b).max() for a, b in ((red, green), (green, blue), (blue, red))) <= 0.02:
             values = values[..., :1]
         else:
             notes.append("This is a color picture; the networks read its brightness only.")
@@ -96,8 +98,8 @@ def _to_array(picture: Image.Image) -> np.ndarray:
 
 
 def _robust(values: np.ndarray) -> np.ndarray:
-    """Scale values of unknown range to [0, 1] by their 0.5 and 99.5 percentiles; NaN and infinity become 0."""
-    finite = np.isfinite(values)
+    """Scale values of unknown range to [0, 1] by their 0.5 and 99.5 percentiles; NaN and beyond LARGEST become 0."""
+    finite = np.abs(values) <= LARGEST
     if not finite.any():
         return np.zeros(values.shape, np.float32)
     low, high = np.percentile(values[finite], (0.5, 99.5))
