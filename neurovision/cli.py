@@ -13,7 +13,7 @@ import typer
 
 from neurovision import __version__
 from neurovision.errors import NeurovisionError
-from neurovision.evaluation import study_cli
+from neurovision.evaluation import bench_cli, study_cli
 from neurovision.evaluation.diffusion_cli import diffuse_app
 from neurovision.serving.batch_cli import batch
 from neurovision.serving.pacs_cli import pacs_app
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.add_typer(diffuse_app, name="diffuse")
 app.add_typer(pacs_app, name="pacs")
 study_cli.register(app)
+bench_cli.register(app)
 app.command()(batch)
 app.add_typer(sam_app, name="sam")
 
@@ -446,39 +447,6 @@ def classify(
     else:
         for answer in answers:
             print(f"{answer.image}: {answer.text()}" if len(answers) > 1 else answer.text())
-
-
-@app.command()
-def bench(
-    weights: Weights = None,
-    data: Data = None,
-    engine: Engine = EngineChoice.auto,
-    repeats: Annotated[int, typer.Option(help="Runs that each median is taken of.", min=1)] = 15,
-    starts: Annotated[int, typer.Option(help="Cold starts that their median is taken of.", min=1)] = 15,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Also plot cost as work grows into this PNG.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
-) -> None:
-    """Measure the speed against the naive way, as ratios; on real scans where NEUROVISION_DATA or --data names some."""
-    from neurovision.ensemble.weights import load_manifest
-    from neurovision.evaluation.bench import bench as run
-    from neurovision.evaluation.bench import table
-    from neurovision.training.dataset import data_root
-
-    root = data_root(data) if data or os.environ.get("NEUROVISION_DATA") else None
-    folder = load_manifest(weights).folder
-    result = run(folder, root, engine.value, repeats, starts)
-    if plot is not None:
-        from neurovision.ensemble.pipeline import Analyzer
-        from neurovision.evaluation.bench import scaling
-
-        result["scaling_milliseconds"] = scaling(Analyzer.load(folder, EngineChoice.openvino.value), plot)
-    text = json.dumps(result, indent=1)
-    if out is not None:
-        from neurovision.files import write
-
-        write(out, text.encode())
-    print(text if as_json else table(result))
 
 
 def _numbers(text: str) -> list[int]:
