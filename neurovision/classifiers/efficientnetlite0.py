@@ -18,18 +18,17 @@ if TYPE_CHECKING:
         paper="arXiv 1905.11946",
         size=224,
         claim="none: it stands in no document",
-        changes="The ensemble's own classifier: one softmax over no tumor and the tumor types instead of ImageNet's.",
+        changes="The ensemble's own classifier: one softmax over no tumor, the tumor types and not a brain MRI.",
     )
 )
 def build(
-    input_shape: tuple[int, int, int], types: int = 0, encoder_weights: str | None = None, dropout: float = 0.3
+    input_shape: tuple[int, int, int], answers: int = 0, encoder_weights: str | None = None, dropout: float = 0.3
 ) -> keras.Model:
     """Pooled features, dropout, one dense layer.
 
     Args:
         input_shape: ``(H, W, C)``.
-        types: 0 for the probability of a tumor, ``(N, 1)``; else how many tumor types the softmax tells apart besides
-            no tumor, ``(N, 1 + types)``, no tumor first.
+        answers: 0 for the probability of a tumor, ``(N, 1)``; else how many answers the softmax has, ``(N, answers)``.
         encoder_weights: ``"imagenet"`` or None.
         dropout: Rate before the last layer.
     """
@@ -38,7 +37,7 @@ def build(
     inputs = Input(input_shape, name="canvas")
     x = layers.GlobalAveragePooling2D(name="pool")(encoded(inputs, "efficientnetlite0", encoder_weights))
     x = layers.Dropout(dropout, name="dropout")(x)
-    if types == 0:
+    if answers == 0:
         return Model(inputs, tumor_head(x), name="efficientnetlite0")
-    x = layers.Dense(1 + types, dtype="float32", name="head_dense")(x)
+    x = layers.Dense(answers, dtype="float32", name="head_dense")(x)
     return Model(inputs, layers.Softmax(dtype="float32", name="head_softmax")(x), name="efficientnetlite0")

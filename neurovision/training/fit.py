@@ -19,20 +19,23 @@ from neurovision.errors import DataError
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
+from neurovision.training.accepted import ACCEPTED, accepted_items
 from neurovision.training.augment import augment
 from neurovision.training.dataset import Item, load_index, pack
 from neurovision.training.losses import AllowedCrossEntropy, CrossEntropyDice, TumorDice, allowed_accuracy
 from neurovision.training.recipes import Phase, Recipe
+from neurovision.training.strange import strange
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("figshare", "lgg_tumor", "lgg_tumor_t1c", "lgg_free", "healthy", "unmarked", "phantom")
+GROUPS = ("figshare", "lgg_tumor", "lgg_tumor_t1c", "lgg_free", "healthy", "unmarked", "phantom", "strange")
 PHANTOMS = 240
+STRANGE = 1200
 
 
 def group_of(item: Item) -> str:
     """The group of GROUPS that an item is drawn from; ``unmarked`` ones, tumors without a mask, train no segmenter."""
-    if item.source == "figshare":
+    if item.source in ("figshare", ACCEPTED):
         return "figshare"
     if item.source == "lgg":
         if not item.tumor:
@@ -55,22 +58,34 @@ def phantom_pack(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def allowed_types(labels: np.ndarray, group: str) -> np.ndarray:
-    """What the whole-slice classifier may answer for a canvas: float32 ``(4,)`` of 0 and 1, no tumor first.
+    """What the whole-slice classifier may answer for a canvas.
 
     Args:
         labels: uint8 ``(size, size)`` of class indices.
         group: One of GROUPS; ``unmarked`` allows every type.
+
+    Returns:
+        float32 ``(5,)`` of 0 and 1: no tumor, each type, not a brain MRI.
     """
+    answers = np.eye(len(TUMORS) + 2, dtype=np.float32)
     if group == "unmarked":
-        return np.array([0, 1, 1, 1], np.float32)
-    found = int(labels.max(initial=0))
-    return np.eye(1 + len(TUMORS), dtype=np.float32)[max(0, found - FIRST_TUMOR + 1)]
+        return answers[1:-1].sum(0)
+    if group == "strange":
+        return answers[-1]
+    return answers[max(0, int(labels.max(initial=0)) - FIRST_TUMOR + 1)]
+
+
+def strange_pack(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """STRANGE pictures of nothing as canvases, and empty labels."""
+    rng = np.random.default_rng(2000)
+    pixels = np.stack([prepare(strange(rng), size).pixels for _ in range(STRANGE)])
+    return pixels, np.zeros(pixels.shape, np.uint8)
 
 
 class Batches(keras.utils.PyDataset):
     """Batches of standardized canvases ``(B, size, size, 1)``, drawn by group, and what is to be learned of them.
 
-    That is labels ``(B, size, size)`` where the recipe segments, and allowed types ``(B, 4)`` where it classifies.
+    That is labels ``(B, size, size)`` where the recipe segments, and allowed answers ``(B, 5)`` where it classifies.
     """
 
     def __init__(
@@ -110,11 +125,11 @@ class Batches(keras.utils.PyDataset):
 
 
 def grouped(items: Sequence[Item], size: int, cache: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Packed arrays of each group, phantoms included."""
+    """Packed arrays of each group, drawn ones included."""
     pixels, labels = pack(items, size, cache)
     names = np.array([group_of(i) for i in items])
-    arrays = {g: (pixels[names == g], labels[names == g]) for g in GROUPS[:-1]}
-    return {**arrays, "phantom": phantom_pack(size)}
+    arrays = {g: (pixels[names == g], labels[names == g]) for g in GROUPS[:-2]}
+    return {**arrays, "phantom": phantom_pack(size), "strange": strange_pack(size)}
 
 
 def train(
@@ -126,6 +141,7 @@ def train(
     sources: Sequence[str] = ("figshare", "lgg", "navoneel", "healthy"),
     seed: int = 1,
     verbose: int = 1,
+    accepted: bool = False,
 ) -> Path:
     """Train one network, or go on where an interrupted run stopped.
 
@@ -138,6 +154,7 @@ def train(
         sources: Data sets; leaving LGG out keeps its non-commercial terms off the weights.
         seed: Of initialization and sampling.
         verbose: Keras' verbosity.
+        accepted: Also train on masks that people accepted; nothing is measured on them.
 
     Returns:
         ``out / "final.weights.h5"``, beside ``history.csv``, ``history.png`` and ``run.json``.
@@ -154,7 +171,7 @@ def train(
     keras.utils.set_random_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     sequences = ("FLAIR", "T1c")
-    items = load_index(data, sources, folds, sequences)
+    items = load_index(data, sources, folds, sequences) + (accepted_items(data, folds) if accepted else [])
     checks = load_index(data, sources, [validation_fold])
     if recipe.task == "segment":
         items = [i for i in items if group_of(i) != "unmarked"]

@@ -5,8 +5,8 @@ from neurovision.training.recipes import Phase, Recipe
 RECIPE = Recipe(
     "efficientnetlite0",
     task="type",
-    config={"types": 3, "encoder_weights": "imagenet"},
-    phases=(Phase(128, 8, 1e-3, "depthwise"), Phase(160, 4, 4e-4, "depthwise")),
+    config={"answers": 5, "encoder_weights": "imagenet"},
+    phases=(Phase(128, 7, 1e-3, "depthwise"), Phase(160, 3, 4e-4, "depthwise")),
     batch=16,
     epoch_scans=4000,
     mix={
@@ -17,6 +17,7 @@ RECIPE = Recipe(
         "healthy": 0.13,
         "unmarked": 0.08,
         "phantom": 0.04,
+        "strange": 0.12,
     },
     schedule="cosine",
     warmup=0.1,
