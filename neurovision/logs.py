@@ -7,6 +7,7 @@ only the logger, the level and the line of code are kept; of exceptions the type
 from __future__ import annotations
 
 import contextvars
+import io
 import json
 import logging
 import sys
@@ -58,6 +59,20 @@ def where(kind: type[BaseException], trace: TracebackType | None) -> str:
     """An error's type and the lines of code that led to it, without its message, which may quote a file."""
     frames = traceback.extract_tb(trace)[-4:]
     return f"{kind.__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+
+
+class Quiet(io.TextIOBase):
+    """Stands in for standard error, where libraries print what they met, file names and values included.
+
+    Of a traceback the type and the lines are logged; everything else is dropped.
+    """
+
+    def write(self, text: str) -> int:
+        """See io.TextIOBase."""
+        kind, _, trace = sys.exc_info()
+        if kind is not None and text.startswith("Traceback"):
+            event(logging.getLogger(__name__), "a library met an error", logging.WARNING, error=where(kind, trace))
+        return len(text)
 
 
 def to_stderr(level: int = logging.WARNING) -> None:

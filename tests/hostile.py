@@ -35,6 +35,7 @@ from neurovision.scan import contained, read
 from neurovision.scan.masks import read_mask
 from neurovision.scan.phantom import phantom
 
+ROOT = Path(__file__).parents[1]
 READERS = ("images", "dicom", "nifti", "masks")
 
 
@@ -177,6 +178,7 @@ def _tiffs() -> Iterator[Hostile]:
     for what, value in (("nan", np.nan), ("infinity", np.inf), ("huge", 3e38)):
         values = _gray().astype(np.float32)
         values[10:20] = value
+        values[20:30] = -value
         yield Hostile("images", f"{what}.tif", encoded("TIFF", Image.fromarray(values)))
         yield Hostile("images", f"all-{what}.tif", encoded("TIFF", Image.fromarray(np.full((64, 64), value, np.float32))))
     plain = encoded("TIFF")
@@ -373,7 +375,7 @@ def _nifti() -> Iterator[Hostile]:
 
         voxels = np.full((64, 64, 4), value, np.float32)
         yield Hostile("nifti", f"all-{what}.nii", nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes())
-        voxels[:32] = 1
+        voxels[:32] = 1 if value != 3e38 else -3e38
         yield Hostile("nifti", f"half-{what}.nii", nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes())
 
 
@@ -492,6 +494,7 @@ def main() -> None:
             mine = [h for h in files if h.reader == reader]
             outcome: Counter[str] = Counter()
             slowest, peak = (0.0, ""), (0, "")
+            contained.study([ROOT / "examples" / "glioma.png"])  # the first process is there
             for hostile in mine:
                 path = folder / hostile.name
                 path.write_bytes(hostile.data)

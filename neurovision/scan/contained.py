@@ -325,7 +325,8 @@ def _serve(channel: socket.socket) -> None:
 def _preload() -> None:
     """Import what the readers import late, so that no child has to."""
     for module in ("neurovision.scan.dicom", "nibabel", "nibabel.orientations", "imagecodecs", "openjpeg"):
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError, ScanError):  # without an optional package its files are refused
+            importlib.import_module(module)
     from PIL import Image
 
     Image.init()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+LARGEST = 1e30  # beyond it no scanner measures, and differences of two values overflow
 SAMPLE = 4_000_000  # values that percentiles are taken from
 
 
@@ -46,18 +47,22 @@ def scale_robust(values: np.ndarray) -> np.ndarray:
 
 
 def replace_non_numbers(values: np.ndarray) -> int:
-    """Replace NaN and infinity by the lowest finite value, in place, plane by plane along the first axis.
+    """Replace NaN and what is beyond LARGEST by the lowest other value, in place, plane by plane along the first axis.
 
     Returns:
-        How many there were; ``values.size`` means that nothing is finite, and nothing was replaced.
+        How many there were; ``values.size`` means that nothing else is there, and nothing was replaced.
     """
-    low = min((float(p[np.isfinite(p)].min()) for p in values if np.isfinite(p).any()), default=None)
+    low = min((float(p[_usable(p)].min()) for p in values if _usable(p).any()), default=None)
     if low is None:
         return int(values.size)
     count = 0
     for plane in values:
-        bad = ~np.isfinite(plane)
+        bad = ~_usable(plane)
         if bad.any():
             count += int(bad.sum())
             plane[bad] = low
     return count
+
+
+def _usable(values: np.ndarray) -> np.ndarray:
+    return np.abs(values) <= LARGEST  # False for NaN

@@ -95,7 +95,7 @@ def read_nifti(data: bytes, name: str) -> Study:
     if len(data) < end:
         raise DamagedScan(f"{name}: the header claims {end} bytes and the file holds {len(data)}; send it again.")
     raw = np.frombuffer(data, kind, int(np.prod(grid.shape)), start).reshape(grid.shape, order="F")
-    slope, intercept = header.get_slope_inter()
+    slope, intercept = _scale(header, name)
     with np.errstate(all="ignore"):  # what overflows float32 is no number, which is dealt with below
         volume = np.ascontiguousarray(grid.to_slices(raw), np.float32)
         volume = volume if volume.base is None and volume.flags.writeable else volume.copy()
@@ -168,6 +168,17 @@ def _header(head: bytes, name: str) -> Nifti1Header:
         return header
     except Exception as e:  # nibabel and NumPy raise anything on a damaged header
         raise DamagedScan(f"{name}: the NIfTI header is damaged; send the file again.") from e
+
+
+def _scale(header: Nifti1Header, name: str) -> tuple[float | None, float | None]:
+    """Slope and intercept of the voxels' values, or None where they are to be taken as they are."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError as e:
+        raise DamagedScan(f"{name}: the NIfTI header scales its voxels by no number; save the scan again.") from e
+    return slope, intercept
 
 
 def _voxel_start(header: Nifti1Header, name: str) -> int:

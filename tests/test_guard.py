@@ -1,0 +1,343 @@
+"""The guard before the page: headers, limits, the login's lockout; and what is logged, counted and never told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_builder import NAME
+from standin import standin
+
+import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
+from neurovision.ensemble.drift import FIGURES, LEAST, Tally, figures, load_reference, stability
+from neurovision.logs import JsonLines, Quiet, event, request_id
+from neurovision.scan.phantom import phantom
+from neurovision.views.ui import guard
+from neurovision.views.ui.guard import Bucket, Guard, Limits, Lockout, login, route_of
+
+
+async def inner(scope: Any, receive: Any, send: Any) -> None:
+    """A page that reads the whole request and answers with how much it was, or as a login does."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    status = 400 if scope["path"] == "/login" and size == 5 else 200
+    await send({"type": "http.response.start", "status": status, "headers": [(b"x-own", b"kept")]})
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+class Client:
+    """Asks a guarded page, without a network."""
+
+    def __init__(self, folder: Path, **limits: Any) -> None:
+        self.seen: list[tuple[str, int, float]] = []
+        self.guard = Guard(inner, folder, Limits(**limits), lambda *told: self.seen.append(told))
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", address: str = "10.0.0.1", length: int | None = None, parts: int = 1
+    ) -> tuple[int, dict[str, str], Any]:
+        headers = [] if length is None else [(b"content-length", str(length).encode())]
+        scope = {"type": "http", "method": method, "path": path, "headers": headers, "client": (address, 1)}
+        step = max(1, len(body) // parts)
+        chunks = [body[k : k + step] for k in range(0, len(body), step)] or [b""]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(self.guard(scope, receive, send))
+        told = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+        said = b"".join(m.get("body", b"") for m in sent[1:])
+        return sent[0]["status"], told, json.loads(said)
+
+
+UPLOAD, CALL = "/gradio_api/upload", "/gradio_api/call/predict"
+
+
+def test_every_answer_carries_the_headers(tmp_path: Path):
+    status, headers, _ = Client(tmp_path).ask("GET", "/")
+    assert status == 200 and headers["x-own"] == "kept"
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+    assert headers["x-frame-options"] == "DENY" and len(headers["x-request-id"]) == 16
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy and "https:" not in policy
+
+
+@pytest.mark.parametrize(
+    ("environment", "allowed"),
+    [
+        ({}, "'none'"), ({"SPACE_ID": "x/y"}, "https://huggingface.co"),
+        ({"NEUROVISION_FRAME_ANCESTORS": "https://a.example,https://b.example"}, "https://a.example https://b.example"),
+        ({"NEUROVISION_FRAME_ANCESTORS": "'self'; script-src *", "SPACE_ID": "x/y"}, "'self' script-src *"),
+    ],
+)  # fmt: skip
+def test_framing_is_denied_unless_allowed(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], allowed: str):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert Limits.from_environment().frame_ancestors == allowed
+    headers = dict(Guard(inner, Path(), Limits.from_environment()).headers)
+    assert f"frame-ancestors {allowed}".encode() in headers[b"content-security-policy"]
+    assert headers[b"content-security-policy"].count(b";") == guard.POLICY.count(";") + 1
+    assert (b"x-frame-options" in headers) == (allowed == "'none'")
+
+
+def test_settings_that_are_no_number_keep_their_default(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setenv("NEUROVISION_CALLS_PER_MINUTE", "many")
+    monkeypatch.setenv("NEUROVISION_UPLOAD_MB", "3")
+    limits = Limits.from_environment()
+    assert limits.calls == Limits.calls and limits.upload_bytes == 3 << 20
+    assert "NEUROVISION_CALLS_PER_MINUTE is no whole number" in caplog.text
+
+
+def test_a_bucket_refills_steadily_and_by_address():
+    now = [0.0]
+    bucket = Bucket(6, lambda: now[0])
+    assert [bucket.take("a") for _ in range(6)] == [0] * 6
+    assert bucket.take("a") == pytest.approx(10) and bucket.take("b") == 0
+    now[0] = 9.0
+    assert bucket.take("a") == pytest.approx(1)
+    now[0] = 10.5
+    assert bucket.take("a") == 0 and bucket.take("a") > 0
+    now[0] = 1e6
+    assert [bucket.take("a") > 0 for _ in range(7)] == [False] * 6 + [True]
+    assert Bucket(0).take("a") == 0
+
+
+def test_a_bucket_forgets_the_longest_unseen_address(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(guard, "MAX_CLIENTS", 3)
+    bucket = Bucket(1)
+    for address in "abcd":
+        bucket.take(address)
+    assert len(bucket._left) == 3 and "a" not in bucket._left
+
+
+def test_rates_are_limited_by_address_with_a_sentence(tmp_path: Path):
+    client = Client(tmp_path, uploads=2, calls=3)
+    assert [client.ask("POST", UPLOAD)[0] for _ in range(3)] == [200, 200, 429]
+    assert [client.ask("POST", CALL)[0] for _ in range(4)] == [200, 200, 200, 429]
+    status, headers, said = client.ask("POST", UPLOAD)
+    assert status == 429 and "2 uploads a minute" in said["detail"] and int(headers["retry-after"]) >= 1
+    assert client.ask("POST", UPLOAD, address="10.0.0.2")[0] == 200
+    assert client.ask("GET", "/gradio_api/file=x")[0] == 200
+
+
+def test_a_request_is_cut_at_its_size(tmp_path: Path):
+    client = Client(tmp_path, upload_bytes=3 << 20, call_bytes=1 << 20)
+    status, _, said = client.ask("POST", UPLOAD, length=4 << 20)
+    assert status == 413 and said["detail"] == "A request may have 3 MB; received 4 MB, send less at once."
+    status, _, said = client.ask("POST", UPLOAD, b"x" * (4 << 20), parts=8)  # which does not tell its length
+    assert status == 413 and "may have 3 MB" in said["detail"]
+    assert client.ask("POST", UPLOAD, b"x" * (2 << 20), parts=8)[2] == 2 << 20
+    assert client.ask("POST", CALL, b"x" * (2 << 20), parts=8)[0] == 413
+
+
+def test_a_full_disk_is_told_before_the_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(guard.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": guard.SPARE_DISK + 99}))
+    client = Client(tmp_path)
+    assert client.ask("POST", UPLOAD, length=99)[0] == 200
+    status, _, said = client.ask("POST", UPLOAD, length=100)
+    assert status == 507 and "no room" in said["detail"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/proxy=http://x/", "/pwa_icon/99999", "/manifest.json", "/monitoring", "/gradio_api/dev/reload", "/docs",
+     "/openapi.json", "/gradio_api/mcp/", "/gradio_api/vibe-editor/"],
+)  # fmt: skip
+def test_routes_without_a_use_are_closed(tmp_path: Path, path: str):
+    assert Client(tmp_path).ask("GET", path)[0] == 404
+
+
+def test_lockout_after_wrong_passwords(tmp_path: Path):
+    client = Client(tmp_path, wrong=3, lockout=60)
+    now = [0.0]
+    client.guard.lockout = Lockout(3, 60, lambda: now[0])
+    assert [client.ask("POST", "/login", b"wrong")[0] for _ in range(3)] == [400] * 3
+    status, headers, said = client.ask("POST", "/login", b"right one")
+    assert status == 429 and "Too many wrong passwords" in said["detail"] and int(headers["retry-after"]) > 50
+    assert client.ask("POST", "/login", b"right one", address="10.0.0.2")[0] == 200
+    now[0] = 61
+    assert client.ask("POST", "/login", b"right one")[0] == 200
+    assert [client.ask("POST", "/login", b"wrong")[0] for _ in range(3)] == [400] * 3  # a right one forgets the wrong
+
+
+def test_login_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for key in ("NEUROVISION_USER", "NEUROVISION_PASSWORD", "NEUROVISION_PASSWORD_FILE"):
+        monkeypatch.delenv(key, raising=False)
+    assert login() is None
+    monkeypatch.setenv("NEUROVISION_USER", "reader")
+    with pytest.raises(SystemExit, match="needs both"):
+        login()
+    (tmp_path / "secret").write_text("pässword\n")
+    monkeypatch.setenv("NEUROVISION_PASSWORD_FILE", str(tmp_path / "secret"))
+    check = login()
+    assert check is not None
+    assert check("reader", "pässword")
+    assert not check("reader", "pässwor") and not check("other", "pässword") and not check("", "")
+    monkeypatch.setenv("NEUROVISION_PASSWORD_FILE", str(tmp_path / "gone"))
+    with pytest.raises(SystemExit, match="cannot be read"):
+        login()
+
+
+def test_passwords_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch):
+    compared = []
+    monkeypatch.setattr(guard.hmac, "compare_digest", lambda a, b: compared.append(a) or a == b)
+    monkeypatch.setenv("NEUROVISION_USER", "reader")
+    monkeypatch.setenv("NEUROVISION_PASSWORD", "secret")
+    check = login()
+    assert check is not None and not check("other", "guess")
+    assert compared == [b"other", b"guess"]  # the password too, though the user was wrong
+
+
+def test_the_access_log_names_no_file_and_no_address(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "neurovision")
+    client = Client(tmp_path)
+    client.ask("GET", f"/gradio_api/file=/tmp/{NAME}/4711.dcm", address="203.0.113.9")
+    client.ask("GET", f"/{NAME}")
+    lines = [json.loads(JsonLines().format(r)) for r in caplog.records]
+    assert [line["route"] for line in lines] == ["/gradio_api/file", "/"]
+    assert set(lines[0]) == {"at", "level", "from", "message", "method", "route", "status", "ms"}
+    assert NAME not in json.dumps(lines) and "4711" not in json.dumps(lines) and "203.0" not in json.dumps(lines)
+    assert [seen[:2] for seen in client.seen] == [("/gradio_api/file", 200), ("/", 200)]
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [("/", "/"), ("/gradio_api/call/predict/abc", "/gradio_api/call"), ("/assets/index-AbC.js", "/assets"),
+     ("/gradio_api/file=/x/y", "/gradio_api/file"), ("/Jane/Doe", "/"), ("/a" * 40, "/a/a")],
+)  # fmt: skip
+def test_routes(path: str, route: str):
+    assert route_of(path) == route
+
+
+def test_log_lines_hold_the_request_and_no_foreign_words():
+    token = request_id.set("abc")
+    try:
+        ours = logging.getLogger("neurovision.x").makeRecord("neurovision.x", 20, "f.py", 3, "a slice", (), None)
+        ours.values = {"ms": 3}
+        told = json.loads(JsonLines().format(ours))
+        assert told["request"] == "abc" and told["message"] == "a slice" and told["ms"] == 3
+        try:
+            raise ValueError(NAME)
+        except ValueError as e:
+            trouble = (type(e), e, e.__traceback__)
+        foreign = logging.getLogger("pydicom").makeRecord("pydicom", 40, "f.py", 3, f"bad value {NAME}", (), trouble)
+        line = JsonLines().format(foreign)
+        assert NAME not in line and json.loads(line)["line"] == "f.py:3" and "ValueError at test_guard.py" in line
+    finally:
+        request_id.reset(token)
+
+
+def test_what_libraries_print_is_kept_back(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    import sys
+    import traceback
+
+    monkeypatch.setattr(sys, "stderr", Quiet())
+    print(NAME, file=sys.stderr)
+    try:
+        raise ValueError(NAME)
+    except ValueError:
+        traceback.print_exc()
+    monkeypatch.undo()
+    (line,) = [JsonLines().format(r) for r in caplog.records]
+    assert NAME not in line and json.loads(line)["error"].startswith("ValueError at test_guard.py")
+
+
+def test_events_are_logged_with_their_values(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "neurovision")
+    event(logging.getLogger("neurovision.t"), "something was done", count=2)
+    assert json.loads(JsonLines().format(caplog.records[0]))["count"] == 2
+
+
+# --- drift -----------------------------------------------------------------------------------------------------------
+
+
+def test_stability_by_hand():
+    alike = {"a": 100, "b": 100}
+    assert stability(alike, alike) == pytest.approx(0)
+    p, q = 150.5 / 201, 100.5 / 201  # half a count in every bin
+    expected = (p - q) * np.log(p / q) + (1 - p - (1 - q)) * np.log((1 - p) / (1 - q))
+    assert stability({"a": 150, "b": 50}, alike) == pytest.approx(expected)
+    assert stability({"a": 200}, alike) > 0.25 and np.isfinite(stability({}, alike))
+
+
+def test_a_tally_counts_bins_and_tells_drift():
+    found = standin().analyze(phantom("glioma", 4)[0])
+    told = figures(found)
+    assert set(told) == set(FIGURES) and told["verdict"] == "tumor" and told["sequence"] == "T1"
+    assert all(which in FIGURES[figure] for figure, which in told.items())
+    tally = Tally()
+    for _ in range(LEAST):
+        assert tally.drift({"verdict": {"tumor": 50, "no tumor": 50}}) == {}
+        tally.note(found)
+    assert tally.counts()["verdict"] == {"tumor": LEAST, "no tumor": 0, "rejected": 0}
+    assert tally.drift({"verdict": {"tumor": 50, "no tumor": 50, "rejected": 0}})["verdict"] > 0.25
+    assert tally.drift({"verdict": {"tumor": 5000, "no tumor": 0, "rejected": 0}})["verdict"] < 0.1
+
+
+def test_the_shipped_reference_holds_counts_of_every_figure_only():
+    reference = load_reference()
+    assert set(reference) == set(FIGURES) - {"sequence"}
+    assert all(sum(bins.values()) >= LEAST for bins in reference.values())
+    assert load_reference(Path("gone.json")) == {}
+
+
+def test_training_scans_are_counted():
+    from neurovision.evaluation.drift import count
+
+    class Item:
+        source, sequence = "phantom", None
+
+        def gray(self) -> np.ndarray:
+            return phantom("glioma", 1)[0].gray()
+
+    counts = count(standin(), [Item()] * 3)  # type: ignore[list-item]
+    assert counts["verdict"] == {"tumor": 3, "no tumor": 0, "rejected": 0} and "sequence" not in counts
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_opt_in_and_count(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
+    from prometheus_client import generate_latest
+
+    from neurovision.views.ui.metrics import Metrics
+    from neurovision.views.ui.room import Room
+
+    monkeypatch.delenv("NEUROVISION_METRICS", raising=False)
+    room = Room(standin)
+    assert Metrics.from_environment(room) is None
+    room.open()
+    room.analyzer().analyze(phantom("glioma", 4)[0])
+    metrics = Metrics(room)
+    metrics.observe("/gradio_api/call", 200, 0.2)
+    text = generate_latest(metrics.registry).decode()
+    assert 'neurovision_slices_total{bin="tumor",figure="verdict"} 1.0' in text
+    assert 'neurovision_request_seconds_count{route="/gradio_api/call",status="200"} 1.0' in text
+    assert "neurovision_ready 1.0" in text
+    monkeypatch.setenv("NEUROVISION_METRICS", "everywhere")
+    with pytest.raises(SystemExit, match="is a port"):
+        Metrics.from_environment(room)
+
+
+def test_only_slices_of_visitors_are_counted():
+    from neurovision.views.ui.room import Room
+
+    room = Room(standin)
+    assert room.state == "loading"
+    room.open()
+    analyzer = room.analyzer()
+    assert room.state == "ready" and sum(room.tally.counts()["verdict"].values()) == 0  # the first run warms up
+    list(analyzer.analyze_slices(phantom("glioma", 4)[0]))
+    assert sum(room.tally.counts()["verdict"].values()) == 1
