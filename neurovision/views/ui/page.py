@@ -15,7 +15,7 @@ import gradio as gr
 
 from neurovision import __version__
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.logs import to_stderr
+from neurovision.logs import Quiet, to_stderr
 from neurovision.views.examples import examples_folder
 from neurovision.views.ui import batch, compare, diagnose, explain, look, models, parts, prompt, report, volume
 from neurovision.views.ui.guard import Guard, Limits, login
@@ -156,6 +156,8 @@ def serve(
     app = application(room)
     print(f"{TITLE}\nOpen http://{host}:{port} in a browser; Ctrl+C stops it.", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn hands the signal on; exiting clears the folder
+    sys.stderr = Quiet()
     uvicorn.run(
-        app, host=host, port=port, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=3
-    )
+        app, host=host, port=port, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=3,
+        loop="asyncio",  # other loops open connections in C, where nothing is sealed
+    )  # fmt: skip
