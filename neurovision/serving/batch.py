@@ -15,7 +15,6 @@ import datetime
 import json
 import multiprocessing
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -47,8 +46,8 @@ from neurovision.serving.batch_work import (
     Partition,
     Worker,
     arrow,
-    claim_cores,
 )
+from neurovision.serving.machine import claim_cores, processor, room_for_workers
 from neurovision.views.report import write_csv
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ def run(listing: Listing, out: Path, options: Options, quiet: bool = False) -> T
     load = options.load or partial(_load, options.weights, options.networks)
     digest = load_manifest(options.weights).digest[:12] if options.load is None else load().manifest.digest[:12]
     with _owned(out) as token:
-        _settle(out, {"weights": digest, "masks": options.masks, "anonymized": options.anonymize})
+        _settle(out, {"version": __version__, "weights": digest, "masks": options.masks, "anonymized": options.anonymize})
         if options.anonymize:
             listing = hashed(listing, _key(out))
         done, last = finished(out)
@@ -316,34 +315,12 @@ def _close(out: Path, listing: Listing, totals: Totals, options: Options) -> Non
         write_csv(rows or [{"source": "", "status": "", "reason": "nothing was passed over"}], part)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = {
-        "finished": now, "version": __version__, "engine": options.engine, "machine": machine(), "cores": cores(),
+        "finished": now, "version": __version__, "engine": options.engine, "machine": processor(), "cores": cores(),
         **{k: round(v, 2) if isinstance(v, float) else v for k, v in vars(totals).items()},
     }  # fmt: skip
     with (out / RUNS).open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     shutil.rmtree(out / WORK / "begun", ignore_errors=True)
-
-
-def machine() -> str:
-    """The processor's name."""
-    try:
-        told = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        told = None
-    return told[1] if told else platform.processor() or platform.machine()
-
-
-# --- processes of this machine ---------------------------------------------------------------------------------------
-
-
-def default_workers() -> int:
-    """One process a processor, but no more than half of the free memory has room for."""
-    try:
-        told = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
-    except OSError:
-        told = None
-    room = int(told[1]) // 1024 // 2 // WORKER_MB if told else 1
-    return max(1, min(cores(), room))
 
 
 @dataclass
@@ -375,7 +352,7 @@ def run_local(
     Raises:
         BatchError: Workers end before they are ready, or over the same partition again and again.
     """
-    count = min(options.workers or default_workers(), len(partitions))
+    count = min(options.workers or room_for_workers(WORKER_MB), len(partitions))
     totals.workers = count
     threads = max(1, cores() // count)
     todo, deaths = list(reversed(partitions)), 0

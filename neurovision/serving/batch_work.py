@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -22,6 +21,7 @@ from neurovision import __version__
 from neurovision.errors import BatchError, NeurovisionError, PacsError, ScanError
 from neurovision.files import replacing, sync_folder
 from neurovision.serving.batch_sources import Unit
+from neurovision.serving.machine import peak_mb
 from neurovision.serving.pacs import Pacs, Server
 from neurovision.views.files import free_stem, stem_of, write_mask
 
@@ -346,42 +346,3 @@ def _facts(findings: Findings | VolumeFindings, study: Study) -> dict[str, Any]:
         "format": study.source.format,
         "sequence": study.source.sequence,
     }
-
-
-def peak_mb() -> float:
-    """Memory that this process has held at most, in MB; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-_claims: list[Any] = []  # open files whose locks end with the process
-
-
-def claim_cores(count: int) -> None:
-    """Keep this process, threads to come included, to ``count`` processors that no other worker here has.
-
-    Workers that share all processors wait for each other. Without enough processors, or where the system cannot do
-    this, nothing changes.
-    """
-    os.environ["OMP_NUM_THREADS"] = str(count)
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several workers may share a GPU
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    import fcntl
-
-    allowed = sorted(os.sched_getaffinity(0))
-    for first in range(0, len(allowed) - count + 1, count):
-        path = Path(tempfile.gettempdir()) / f"neurovision-{os.getuid()}-core-{allowed[first]}"
-        stream = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(stream)
-            continue
-        _claims.append(stream)
-        for thread in Path("/proc/self/task").iterdir() if Path("/proc/self/task").is_dir() else ():
-            os.sched_setaffinity(int(thread.name), allowed[first : first + count])
-        return

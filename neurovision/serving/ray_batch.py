@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from neurovision.ensemble.engine import cores
 from neurovision.errors import BatchError, NeurovisionError
-from neurovision.serving.batch_work import Done, Job, Partition, Worker, claim_cores
+from neurovision.serving.batch_work import Done, Job, Partition, Worker
+from neurovision.serving.machine import claim_cores
 
 if TYPE_CHECKING:
     from neurovision.serving.batch import Options, Totals
@@ -29,6 +30,7 @@ def start(address: str | None = None, cpus: float | None = None) -> Any:
         BatchError: Ray is not installed, or the cluster cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own notes are not for users
     try:
         import ray
     except ImportError as e:
