@@ -17,6 +17,7 @@ from neurovision.evaluation import bench_cli, study_cli
 from neurovision.evaluation.diffusion_cli import diffuse_app
 from neurovision.serving.batch_cli import batch
 from neurovision.serving.pacs_cli import pacs_app
+from neurovision.serving.serve_cli import serve
 from neurovision.training.sam_cli import sam_app
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ app.add_typer(pacs_app, name="pacs")
 study_cli.register(app)
 bench_cli.register(app)
 app.command()(batch)
+app.command()(serve)
 app.add_typer(sam_app, name="sam")
 
 Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
