@@ -264,6 +264,7 @@ def train(
     validation_fold: Annotated[int, typer.Option(help="Fold that early stopping looks at.")] = 3,
     without_lgg: Annotated[bool, typer.Option(help="Leave LGG out, and its non-commercial terms with it.")] = False,
     published: Annotated[bool, typer.Option(help="The documents' size and schedule, not the shipped recipe.")] = False,
+    accepted: Annotated[bool, typer.Option(help="Also train on masks accepted with 'neurovision sam accept'.")] = False,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
     """Train one segmenter by its recipe; a stopped run goes on where it was."""
@@ -277,7 +278,7 @@ def train(
     sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
     chosen = published_recipe(name) if published else recipe(name)
     verbose = 1 if sys.stderr.isatty() else 2
-    final = run(chosen, data_root(data), _numbers(folds), validation_fold, runs / name, sources, seed, verbose)
+    final = run(chosen, data_root(data), _numbers(folds), validation_fold, runs / name, sources, seed, verbose, accepted)
     print(final)
 
 

@@ -460,6 +460,35 @@ def test_explain_in_the_browser(visitor: Visitor) -> None:
 
 
 @pytest.mark.browser
+def test_propose_and_generate_in_the_browser(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.example("Glioma T1")
+    visitor.verdict("Tumor detected")
+    visitor.tab("Propose")
+    slice_ = page.locator("#prompt-slice img")
+    slice_.click(position={"x": 200, "y": 150})
+    field = page.locator("#prompt-inside textarea, #prompt-inside input")
+    page.wait_for_function("e => /^[0-9]+,[0-9]+$/.test(e.value)", arg=field.element_handle())
+    x, y = map(int, field.input_value().split(","))
+    assert 0 < x < 256 and 0 < y < 256
+    page.get_by_label("Corner of a box").check()
+    slice_.click(position={"x": 150, "y": 100})
+    box = page.locator("#prompt-box textarea, #prompt-box input")
+    page.wait_for_function("e => e.value.split(',').length === 2", arg=box.element_handle())
+    slice_.click(position={"x": 260, "y": 220})
+    page.wait_for_function("e => e.value.split(',').length === 4", arg=box.element_handle())
+    left, top, right, bottom = map(int, box.input_value().split(","))
+    assert left < x < right and top < y < bottom
+    page.locator("#prompt-ask").click()
+    page.locator("#proposals img").or_(page.get_by_text("SAM needs two more")).or_(
+        page.get_by_text("not on this computer")
+    ).first.wait_for()
+    visitor.tab("Generate")
+    page.locator("#generate").click()
+    page.locator("#generated img").or_(page.get_by_text("There is no diffusion.json")).first.wait_for()
+
+
+@pytest.mark.browser
 def test_volume_in_the_browser(visitor: Visitor, text_file: str) -> None:
     page = visitor.page
     visitor.tab("Volume")
@@ -531,7 +560,7 @@ def test_nothing_sticks_out_on_a_phone(browser: Browser, url: str) -> None:
     visitor = Visitor(browser, url, width=390)
     visitor.example("Meningioma T1")
     visitor.verdict("Tumor detected")
-    for name in ("Diagnose", "Compare", "Explain", "Volume", "Batch", "Models", "Report"):
+    for name in ("Diagnose", "Compare", "Explain", "Volume", "Propose", "Generate", "Batch", "Models", "Report"):
         tab = visitor.page.get_by_role("tab", name=name, exact=True).first
         if tab.is_visible():
             tab.click()

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from neurovision.errors import ModelError, WeightsMissing, WeightsTampered
+from neurovision.files import write
 from neurovision.scan.study import Source
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def write_proposals(
             for path, p in zip(paths, found, strict=True)
         ],
     }
-    listed.write_text(json.dumps(told, indent=1) + "\n")
+    write(listed, json.dumps(told, indent=1) + "\n")
     return [*paths, listed]
 
 

@@ -43,3 +43,82 @@ def train(
     sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
     wanted = [int(f) for f in folds.split(",") if f.strip().isdigit()]
     print(run(plan, data_root(data), wanted, validation_fold, out, sources, seed, precision))
+
+
+@diffuse_app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Folder of the run, finished or not.")] = Path("runs/diffusion"),
+    out: Annotated[Path, typer.Option(help="Weights folder to write.")] = Path("weights"),
+) -> None:
+    """Write a run's averaged weights, float16, and their manifest with its digest."""
+    from neurovision.training.diffusion import export as write
+
+    print(write(run, out))
+
+
+@diffuse_app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; made if need be.")],
+    count: Annotated[int, typer.Option(help="How many pictures.", min=1, max=10_000)] = 8,
+    steps: Annotated[int, typer.Option(help="Of denoising.", min=1, max=1000)] = 20,
+    tumor: Annotated[bool | None, typer.Option(help="With or without a tumor; by default in turn.")] = None,
+    seed: Seed = 1,
+    weights: Weights = None,
+) -> None:
+    """Draw pictures; the same seed gives the same ones."""
+    import numpy as np
+    from PIL import Image
+
+    from neurovision.training.diffusion import load
+
+    kinds = [bool(k % 2) if tumor is None else tumor for k in range(count)]
+    pictures = load(weights).sample(kinds, seed, steps)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, (picture, kind) in enumerate(zip(pictures, kinds, strict=True), 1):
+        name = f"generated-{seed}-{number:04d}-{'tumor' if kind else 'none'}.png"
+        Image.fromarray(np.rint(picture * 255).astype(np.uint8)).save(out / name)
+    print(f"{count} pictures in {out}")
+
+
+@diffuse_app.command()
+def check(
+    data: Data = None,
+    count: Annotated[int, typer.Option(help="Pictures to draw.", min=64)] = 256,
+    page: Annotated[Path, typer.Option(help="Markdown to write; a picture of samples goes to images/ beside it.")] = Path(
+        "docs/diffusion.md"
+    ),
+    cache: Annotated[Path, typer.Option(help="Folder for canvases.")] = Path("runs/cache"),
+    weights: Weights = None,
+) -> None:
+    """Measure the pictures: distance from real ones, and whether any copies a training picture."""
+    from neurovision.evaluation.diffusion import check as run
+    from neurovision.evaluation.diffusion import draw, record
+    from neurovision.training.dataset import data_root
+    from neurovision.training.diffusion import load
+
+    generator = load(weights)
+    (page.parent / "images").mkdir(parents=True, exist_ok=True)
+    draw(generator, page.parent / "images" / "diffusion.png")
+    record("check", run(generator, data_root(data), cache, count), generator, f"--count {count}", page)
+    print(page)
+
+
+@diffuse_app.command()
+def ablate(
+    data: Data = None,
+    steps: Annotated[int, typer.Option(help="Of each training.", min=1)] = 400,
+    seeds: Annotated[int, typer.Option(help="Trainings of each arm.", min=1, max=20)] = 3,
+    page: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("docs/diffusion.md"),
+    cache: Annotated[Path, typer.Option(help="Folder for canvases.")] = Path("runs/cache"),
+    weights: Weights = None,
+) -> None:
+    """Measure whether a small classifier gains from generated pictures, on patients that none of them saw."""
+    from neurovision.evaluation.diffusion import ablate as run
+    from neurovision.evaluation.diffusion import record
+    from neurovision.training.dataset import data_root
+    from neurovision.training.diffusion import load
+
+    generator = load(weights)
+    found = run(generator, data_root(data), cache, steps, tuple(range(1, seeds + 1)))
+    record("ablate", found, generator, f"--steps {steps} --seeds {seeds}", page)
+    print(page)

@@ -22,7 +22,8 @@ from PIL import Image
 
 from neurovision.classes import TUMORS
 from neurovision.errors import DataError
-from neurovision.training.dataset import SOURCES
+from neurovision.files import write
+from neurovision.training.dataset import SOURCES, Item, load_index
 
 ACCEPTED = "accepted"
 COLUMNS = ("id", "image", "label", "fold", "tumor", "mask", "patient", "mask_by", "accepted_by", "date")
@@ -93,8 +94,8 @@ def accept(gray: np.ndarray, mask: np.ndarray, said: Acceptance, root: Path) -> 
             raise DataError("This picture was accepted before; remove its row from accepted/index.csv to accept it anew.")
         _check_fold(root, said)
         image, drawn = f"images/{name}.png", f"masks/{name}.png"
-        _write(folder / image, _png(levels))
-        _write(folder / drawn, _png(mask.astype(np.uint8) * 255))
+        write(folder / image, _png(levels))
+        write(folder / drawn, _png(mask.astype(np.uint8) * 255))
         rows.append(
             {
                 "id": name, "image": image, "label": said.label, "fold": str(said.fold), "tumor": "1", "mask": drawn,
@@ -102,8 +103,15 @@ def accept(gray: np.ndarray, mask: np.ndarray, said: Acceptance, root: Path) -> 
                 "date": datetime.date.today().isoformat(),
             }
         )  # fmt: skip
-        _write(folder / "index.csv", _csv(rows))
+        write(folder / "index.csv", _csv(rows))
     return name
+
+
+def accepted_items(root: Path, folds: Sequence[int]) -> list[Item]:
+    """The accepted masks of some folds; there may be none."""
+    if not (root / ACCEPTED / "index.csv").is_file():
+        return []
+    return [i for i in load_index(root, [ACCEPTED]) if i.fold in folds]
 
 
 def _check_fold(root: Path, said: Acceptance) -> None:
@@ -135,10 +143,3 @@ def _png(pixels: np.ndarray) -> bytes:
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG")
     return data.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write atomically: a reader never sees half a file."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)

@@ -28,6 +28,7 @@ from keras import layers, ops
 from neurovision.ensemble.engine import fill, variable_key
 from neurovision.ensemble.weights import DEFAULT
 from neurovision.errors import DataError, ModelError, WeightsMissing, WeightsTampered
+from neurovision.files import write
 from neurovision.training.dataset import SOURCES, Item, load_index, pack
 from neurovision.training.kid import Features, kernel_distance
 
@@ -39,7 +40,7 @@ SIGNAL = (0.02, 0.95)  # least and most share of the picture's amplitude in a no
 FREQUENCIES = 16
 GROUPS = 8
 CHECKPOINT = "checkpoint.safetensors"
-COLUMNS = ("epoch", "scans", "noise_loss", "image_loss", "val_noise_loss", "val_image_loss", "kid")
+COLUMNS = ("epoch", "scans_seen", "noise_loss", "image_loss", "val_noise_loss", "val_image_loss", "kid")
 CHECKS = 96  # pictures that the distance after each epoch is estimated on
 CHECK_STEPS = 5
 
@@ -252,6 +253,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     scans, tumor = canvases(load_index(data, sources, folds), plan.size, out.parent / "cache")
     held, held_tumor = canvases(load_index(data, sources, [validation_fold]), plan.size, out.parent / "cache")
+    if len(scans) < plan.batch or len(held) < 2:
+        raise DataError(f"A generator needs {plan.batch} scans or more to train on; received {len(scans)}.")
     mean, deviation = float(scans.mean()), float(scans.std())
     described = {
         "plan": asdict(plan), "folds": list(folds), "validation_fold": validation_fold, "sources": list(sources),
@@ -260,7 +263,7 @@ def train(
     run = out / "run.json"
     if run.is_file() and json.loads(run.read_text()) != json.loads(json.dumps(described)):
         raise ModelError(f"{out.name} holds a run of another plan or other data; name another folder with --out.")
-    run.write_text(json.dumps(described, indent=1))
+    write(run, json.dumps(described, indent=1))
     model, averaged = _networks(plan, seed, precision)
     per_epoch = len(scans) // plan.batch
     warm = max(1, int(per_epoch * plan.epochs * plan.warmup))
@@ -297,7 +300,7 @@ def train(
             kernel_distance(real, features(drawn)),
         )  # fmt: skip
         rows.append([str(epoch + 1), str((epoch + 1) * per_epoch * plan.batch), *(f"{float(v):.5f}" for v in values)])
-        _write(history, "\n".join(",".join(r) for r in [COLUMNS, *rows]).encode() + b"\n")
+        write(history, "".join(",".join(r) + "\n" for r in [COLUMNS, *rows]))
         _save(state, out, epoch + 1)
         log.info("epoch %s: %s", rows[-1][0], ", ".join(f"{c} {v}" for c, v in zip(COLUMNS[1:], rows[-1][1:], strict=True)))
     return out / CHECKPOINT
@@ -364,7 +367,7 @@ def export(run: Path, folder: Path) -> Path:
     data = save({variable_key(v): np.asarray(v, np.float32).astype(np.float16) for v in averaged.variables})
     folder.mkdir(parents=True, exist_ok=True)
     file = "diffusion.safetensors"
-    _write(folder / file, data)
+    write(folder / file, data)
     last = next(r for r in _rows(run / "history.csv") if int(r[0]) == epoch)
     sources = sorted(told["sources"])
     manifest = {
@@ -384,7 +387,7 @@ def export(run: Path, folder: Path) -> Path:
             **dict(zip(COLUMNS, (float(v) if "." in v else int(v) for v in last), strict=True)),
         },
     }
-    _write(folder / FILE, (json.dumps(manifest, indent=1) + "\n").encode())
+    write(folder / FILE, json.dumps(manifest, indent=1) + "\n")
     return folder / FILE
 
 
@@ -462,7 +465,7 @@ def _save(state: dict[str, Any], out: Path, epoch: int) -> None:
     from safetensors.numpy import save
 
     tensors = {k: np.ascontiguousarray(ops.convert_to_numpy(v)) for k, v in state.items()}
-    _write(out / CHECKPOINT, save({**tensors, "epoch": np.array(epoch)}))
+    write(out / CHECKPOINT, save({**tensors, "epoch": np.array(epoch)}))
 
 
 def _restore(state: dict[str, Any], out: Path) -> int:
@@ -482,10 +485,3 @@ def _rows(history: Path) -> list[list[str]]:
         return []
     with history.open(newline="") as file:
         return list(csv.reader(file))[1:]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write atomically: a run that is killed leaves no half file."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.rename(path)

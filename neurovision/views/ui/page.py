@@ -17,7 +17,7 @@ from neurovision import __version__
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.logs import Quiet, to_stderr
 from neurovision.views.examples import examples_folder
-from neurovision.views.ui import batch, compare, diagnose, explain, look, models, parts, prompt, report, volume
+from neurovision.views.ui import batch, compare, diagnose, explain, generate, look, models, parts, prompt, report, volume
 from neurovision.views.ui.guard import Guard, Limits, login
 from neurovision.views.ui.metrics import Metrics
 from neurovision.views.ui.room import MAX_UPLOAD, Room
@@ -55,6 +55,8 @@ def build(room: Room) -> gr.Blocks:
                 volume.build(room, case)
             with gr.Tab("Propose", id="propose") as tab:
                 prompt.build(room, case, tab)
+            with gr.Tab("Generate", id="generate"):
+                generate.build(room)
             with gr.Tab("Batch", id="batch"):
                 batch.build(room)
             with gr.Tab("Models", id="models") as tab:
