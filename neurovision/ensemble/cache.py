@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -50,7 +51,11 @@ def kept(weights: Path, facts: Sequence[str], names: Sequence[str], make: Callab
             work.chmod(0o755)
             shutil.rmtree(place, ignore_errors=True)
             work.rename(place)
-        except FileExistsError:
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                continue  # no room here; the next place may have some
+            if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
             log.debug("Another process made the same files first.")
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -79,6 +84,8 @@ def _make(folder: Path, names: Sequence[str], make: Callable[[Path], None]) -> d
 
 def _read(folder: Path, names: Sequence[str]) -> dict[str, bytes] | None:
     try:
+        if not _is_ours(folder):
+            return None
         digests = json.loads((folder / DIGESTS).read_text())
         files = {name: (folder / name).read_bytes() for name in names}
     except (OSError, ValueError):
@@ -89,6 +96,14 @@ def _read(folder: Path, names: Sequence[str]) -> dict[str, bytes] | None:
 def _parents(weights: Path) -> Iterator[Path]:
     yield weights / "cache"
     yield user_cache()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody but this user and root may have written a folder: what lies there is parsed."""
+    if not hasattr(os, "geteuid"):
+        return True
+    told = folder.stat()
+    return told.st_uid in (0, os.geteuid()) and not told.st_mode & 0o022
 
 
 def user_cache() -> Path:

@@ -118,7 +118,7 @@ def load_member(entry: MemberEntry, manifest: Manifest) -> keras.Model:
     from neurovision.segmenters import build
 
     model = build(entry.name, (manifest.size, manifest.size, 1), **entry.config)
-    fill(model, manifest.path(entry.file, entry.sha256))
+    fill(model, manifest.folder / entry.file, manifest.read(entry.file, entry.sha256))
     return model
 
 
@@ -130,8 +130,13 @@ def variable_key(variable: Any) -> str:
     return re.sub(r"normalization_\d+/", "normalization/", variable.path)
 
 
-def fill(model: keras.Model, path: Path) -> None:
+def fill(model: keras.Model, path: Path, data: bytes | None = None) -> None:
     """Assign every variable of ``model`` from a safetensors file keyed by variable path.
+
+    Args:
+        model: Built already.
+        path: The file.
+        data: Its bytes, where they were read and checked before.
 
     Raises:
         WeightsTampered: A variable is missing, superfluous or of another shape.
@@ -140,7 +145,7 @@ def fill(model: keras.Model, path: Path) -> None:
     from safetensors.numpy import load
 
     try:
-        tensors = load(path.read_bytes())
+        tensors = load(path.read_bytes() if data is None else data)
     except SafetensorError as e:
         raise WeightsTampered(f"{path.name} is not a safetensors file; fetch it again.") from e
     variables = {variable_key(v): v for v in model.variables if v.dtype.startswith("float")}

@@ -69,9 +69,9 @@ class Forest:
         What skops reads is kept as plain arrays: importing skops, which imports every kind of estimator, takes
         longer than everything else of a start.
         """
-        path = manifest.path(**manifest.vote["forest"])
+        data = manifest.read(**manifest.vote["forest"])
         facts = [manifest.vote["forest"]["sha256"], *versions("scikit-learn", "numpy")]
-        files = kept(manifest.folder, facts, ["forest.npz"], lambda folder: _keep_forest(path, folder / "forest.npz"))
+        files = kept(manifest.folder, facts, ["forest.npz"], lambda folder: _keep_forest(data, folder / "forest.npz"))
         from sklearn.tree._tree import Tree
 
         with np.load(io.BytesIO(files["forest.npz"]), allow_pickle=False) as arrays:
@@ -94,8 +94,8 @@ class Forest:
         return total / len(self._trees)
 
 
-def _keep_forest(path: Path, out: Path) -> None:
-    forest = load_forest(path)
+def _keep_forest(data: bytes, out: Path) -> None:
+    forest = load_forest(data)
     states = [estimator.tree_.__getstate__() for estimator in forest.estimators_]
     np.savez(
         out,
@@ -141,7 +141,7 @@ class Voter:
         from xgboost import XGBClassifier
 
         boost = XGBClassifier()
-        boost.load_model(manifest.path(**manifest.vote["boost"]))
+        boost.load_model(bytearray(manifest.read(**manifest.vote["boost"])))
         boost.set_params(n_jobs=1)  # each core asks for pixels of its own
         return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost)]))
 
@@ -198,16 +198,16 @@ def decided(mean: np.ndarray) -> np.ndarray:
     return (sum(tumors) <= FAINT) & clear | strong
 
 
-def load_forest(path: Path) -> Any:
+def load_forest(source: Path | bytes) -> Any:
     """Read a scikit-learn forest with skops, which builds only the types that it is told to trust.
 
     Raises:
         WeightsTampered: It holds others.
     """
-    from skops.io import load
+    from skops.io import loads
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        return load(path, trusted=["sklearn.tree._tree.Tree"])
+        return loads(source if isinstance(source, bytes) else source.read_bytes(), trusted=["sklearn.tree._tree.Tree"])
     except UntrustedTypesFoundException as e:
         raise WeightsTampered("The forest's file holds types that a forest does not need; fetch it again.") from e

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from neurovision.errors import WeightsMissing, WeightsTampered
 
 DEFAULT = Path(__file__).parents[2] / "weights"  # of a checkout; an installed package has none
 FILE = "manifest.json"
+PIN = "NEUROVISION_MANIFEST_SHA256"
 CURRENT = "current"  # in ``fetched_sets()``: the name of the set that was fetched last
 
 
@@ -67,15 +69,26 @@ class Manifest:
             WeightsMissing: It is not there.
             WeightsTampered: Its digest differs.
         """
+        self.read(file, sha256)
+        return self.folder / file
+
+    def read(self, file: str, sha256: str) -> bytes:
+        """The bytes of a listed file: the very ones whose digest was checked, so that no other can be parsed.
+
+        Raises:
+            WeightsMissing: It is not there.
+            WeightsTampered: Its digest differs.
+        """
         path = self.folder / file
         if Path(file).name != file or not path.is_file():
             raise WeightsMissing(f"The manifest names {file}, which is not in the weights folder; fetch the weights again.")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
         if found != sha256:
             raise WeightsTampered(
                 f"{file} is not the file that was shipped (sha256 {found[:12]}, expected {sha256[:12]}); fetch it again."
             )
-        return path
+        return data
 
 
 def fetched_sets() -> Path:
@@ -108,7 +121,7 @@ def load_manifest(folder: Path | None = None) -> Manifest:
 
     Raises:
         WeightsMissing: There is none.
-        WeightsTampered: It cannot be parsed.
+        WeightsTampered: It cannot be parsed, or is not the one that NEUROVISION_MANIFEST_SHA256 names.
     """
     folder = folder or find_weights()
     path = folder / FILE
@@ -118,11 +131,37 @@ def load_manifest(folder: Path | None = None) -> Manifest:
             " pull', or make one with 'neurovision train' and 'neurovision stack'."
         )
     data = path.read_bytes()
+    digest, pinned = hashlib.sha256(data).hexdigest(), os.environ.get(PIN, "").lower()
+    if pinned and digest != pinned:
+        raise WeightsTampered(f"{FILE} has the sha256 {digest[:12]}, {PIN} asks for {pinned[:12]}; fetch the weights again.")
     try:
         raw = json.loads(data)
+        _check(raw)
         members = tuple(MemberEntry(**m) for m in raw["members"])
         return Manifest(
-            folder, int(raw["size"]), members, raw["vote"], raw["verdict"], raw["training"], hashlib.sha256(data).hexdigest()
+            folder, int(raw["size"]), members, raw["vote"], raw["verdict"], raw["training"], digest
         )
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsTampered(f"{FILE} is not a manifest that this version reads; fetch the weights again.") from e
+
+
+def _check(raw: dict[str, Any]) -> None:
+    """Refuse what would be used before any digest is checked: sizes, names and arguments of builders.
+
+    Raises:
+        ValueError: Something is not as this project writes it.
+        KeyError: Something is missing.
+    """
+    listed = [*raw["members"], *(part for part in raw["vote"].values() if isinstance(part, dict) and "file" in part)]
+    sound = (
+        32 <= int(raw["size"]) <= 1024
+        and 1 <= len(raw["members"]) <= 32
+        and all(re.fullmatch(r"[A-Za-z0-9_.-]{1,80}", e["file"]) for e in listed)
+        and all(re.fullmatch(r"[0-9a-f]{64}", e["sha256"]) for e in listed)
+        and all(re.fullmatch(r"[a-z0-9_]{1,40}", m["name"]) for m in raw["members"])
+        and not any("weights" in key for m in raw["members"] for key in m["config"])  # a builder would fetch those
+        and isinstance(raw["verdict"], dict)
+        and isinstance(raw["training"], dict)
+    )
+    if not sound:
+        raise ValueError("a manifest that this project did not write")
