@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ def test_a_stopped_search_goes_on_and_repeats_nothing(how: str, tmp_path: Path) 
     third = Asked()
     search(third, tmp_path, how, trials=8)
     assert not third.settings
+
+
+def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ModelError, match=r"neurovision\[search\]"):
+        search(Asked(), tmp_path)
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from neurovision.evaluation.report import table
-from neurovision.evaluation.scores import Interval, bootstrap, paired
+from neurovision.evaluation.scores import Interval, bootstrap, mean_interval, paired
+from neurovision.files import write
 from neurovision.training.claims import CLAIMS, Claim, Split, claim
 
 log = logging.getLogger(__name__)
@@ -93,17 +94,15 @@ def summarize(trial: Any, kind: str) -> dict[str, Any]:
         trial: A ``training.trial.Trial``.
         kind: ``"classifier"``, ``"segmenter"`` or ``"vote"``.
     """
-    scores: dict[str, Interval] = {}
-    for name in SHOWN["classifier" if kind == "classifier" else "segmenter"]:
+
+    def interval(name: str) -> Interval:
+        if name == "slice_dice":
+            return mean_interval(slice_scores(trial.counts, kind), trial.clusters)
         if name == "auc":
-            scores[name] = bootstrap(lambda w: binned_auc(trial.positive, trial.negative, w), trial.clusters)
-        elif name == "slice_dice":
-            each = slice_scores(trial.counts, kind)
-            kept = np.flatnonzero(np.isfinite(each))
-            scores[name] = bootstrap(lambda w, v=each[kept]: w @ v / w.sum(1), [trial.clusters[k] for k in kept])  # type: ignore[misc]
-        else:
-            scores[name] = bootstrap(lambda w, n=name: pooled(trial.counts, w)[n], trial.clusters)  # type: ignore[misc]
-    return {name: interval.to_json() for name, interval in scores.items()}
+            return bootstrap(lambda w: binned_auc(trial.positive, trial.negative, w), trial.clusters)
+        return bootstrap(lambda w: pooled(trial.counts, w)[name], trial.clusters)
+
+    return {name: interval(name).to_json() for name in SHOWN["classifier" if kind == "classifier" else "segmenter"]}
 
 
 def reproduce(
@@ -165,7 +164,7 @@ def reproduce(
             line["against"] = _against(found, how, budget, runs)
             with results.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            page.write_text(render(read(results)))
+            write(page, render(read(results)))
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -271,11 +270,11 @@ def _comparisons(results: Sequence[tuple[Claim, dict[str, Any]]]) -> str:
         if against is None:
             continue
         what = "right answers" if found.kind == "classifier" else "Dice of a slice"
-        difference = against["difference"]
-        sign = {**difference, "value": difference["value"]}
+        d = against["difference"]
+        signed = f"{d['value']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})" if d["low"] is not None else "-"
         rows.append((
-            found.title, claim(against["name"]).title, WORDS[line["split"]], what, _figure(sign),
-            f"{against['wilcoxon_p']:.3f}", str(difference["n"]),
+            found.title, claim(against["name"]).title, WORDS[line["split"]], what, signed, f"{against['wilcoxon_p']:.3f}",
+            str(d["n"]),
         ))  # fmt: skip
     head = ("first", "second", "split", "score", "first minus second", "p (Wilcoxon)", "n")
     return table(head, rows) if rows else ""

@@ -38,6 +38,7 @@ def reproduce(
     from neurovision.errors import ModelError
     from neurovision.evaluation.reproduce import WORDS, read, render
     from neurovision.evaluation.reproduce import reproduce as run
+    from neurovision.files import write
     from neurovision.training.claims import CLAIMS, claim
     from neurovision.training.dataset import data_root
 
@@ -50,8 +51,7 @@ def reproduce(
     if names:
         chosen = None if split is None else [how for how in WORDS if how in split]
         run(names, data_root(data), runs, results, page, budget, chosen, again)
-    text = render(read(results))
-    page.write_text(text)
+    write(page, render(read(results)))
     print(page)
 
 

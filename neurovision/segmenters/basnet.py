@@ -1,4 +1,4 @@
-"""BASNet (Qin 2019): boundary-aware segmentation by prediction and refinement."""
+"""BASNet (Qin 2019, extended 2021): boundary-aware segmentation by prediction and refinement."""
 
 from __future__ import annotations
 

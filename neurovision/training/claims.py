@@ -7,7 +7,7 @@ learning rates are those of the document times SMALL_RATE.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from neurovision.classes import CLASSES
@@ -166,9 +166,8 @@ def _b(accuracy: float, f1: float | None, auc: float, iou: float) -> dict[str, f
     return {k: v for k, v in told.items() if v is not None}
 
 
-_PLATEAU = {"patience": 20, "plateau": True}
-_A1 = Schedule(160, **_PLATEAU)  # type: ignore[arg-type]  # of both kinds, by name
-_A2 = Schedule(160, frozen=160, **_PLATEAU)  # type: ignore[arg-type]
+_A1 = Schedule(160, patience=20, plateau=True)
+_A2 = replace(_A1, frozen=160)
 _A: dict[str, Any] = {"source": "figshare", "dice": 1.0, "augment": False}
 _92 = _dice(0.92, 0.86, 0.91, 0.91)
 _B_NOTE = "the document's masks came from SAM: figshare's annotated ones here, and five classes instead of two"
