@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,39 @@ class TestLoss:
         y, p = np.full((1, 1, 1), 2), np.full((1, 1, 1, 5), 0.2, np.float32)
         one, three = (CrossEntropyDice((1, 1, w, 1, 1), dice=0, kind=0)(y, p) for w in (1, 3))
         assert float(three) == pytest.approx(3 * float(one), rel=1e-5)
+
+    def test_an_open_type_teaches_that_there_is_a_tumor(self):
+        from neurovision.training.losses import AllowedCrossEntropy, allowed_accuracy
+
+        said = np.array([[0.1, 0.2, 0.3, 0.35, 0.05]], np.float32)
+        for allowed, share in (([0, 1, 1, 1, 0], 0.85), ([0, 0, 0, 1, 0], 0.35), ([0, 0, 0, 0, 1], 0.05)):
+            truth = np.array([allowed], np.float32)
+            assert float(AllowedCrossEntropy(0.0)(truth, said)) == pytest.approx(-np.log(share), rel=1e-5)
+        assert [float(allowed_accuracy(np.eye(5)[[k]], said)[0]) for k in range(5)] == [0, 0, 0, 1, 0]
+
+    def test_fused_normalization_is_keras_normalization(self):
+        import keras
+
+        from neurovision.training.fit import fused_normalization
+
+        x = np.random.default_rng(0).normal(2, 3, (4, 8, 8, 3)).astype(np.float32)
+        y = np.random.default_rng(1).normal(0, 1, x.shape).astype(np.float32)
+        found = []
+        for fused in (False, True):
+            keras.utils.set_random_seed(1)
+            layer = keras.layers.BatchNormalization(momentum=0.9)
+            model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+            model.compile("sgd", "mse")
+            if fused:
+                with fused_normalization():
+                    loss = model.train_on_batch(x, y)
+            else:
+                loss = model.train_on_batch(x, y)
+            found.append([np.asarray(loss), *(np.asarray(v) for v in layer.variables if v.dtype == "float32")])
+        count = x[..., 0].size
+        found[0][-1] = 0.9 + (found[0][-1] - 0.9) * count / (count - 1)  # the fused variance is without bias
+        for plain, quick in zip(*found, strict=True):
+            np.testing.assert_allclose(plain, quick, rtol=1e-4)
 
     def test_score_pools_pixels(self):
         from neurovision.training.losses import TumorDice
@@ -192,9 +226,11 @@ class TestTraining:
         return Recipe("unet", {"width": 2}, phases, batch=4, epoch_scans=16, schedule="cosine", warmup=0.1)
 
     def test_trains_resumes_and_stacks(self, folder, tmp_path, monkeypatch):
-        """One tiny member through training, a killed run's resumption, the vote, and serving."""
+        """One tiny member through training, a killed run's resumption, the vote, and serving; then with a classifier."""
+        from neurovision.ensemble.engine import load_engine
         from neurovision.ensemble.pipeline import Analyzer
         from neurovision.training import fit, stack
+        from neurovision.training.recipes import Phase, recipe
 
         runs = tmp_path / "runs"
         monkeypatch.setattr(fit, "PHANTOMS", 8)
@@ -221,9 +257,25 @@ class TestTraining:
             stack.stack(folder, runs, tmp_path / "weights", 3)
         with pytest.raises(DataError, match="was trained on fold 2"):
             stack.stack(folder, runs, tmp_path / "weights", 2, ["unet"])
-        stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"])
+        stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None)
         findings = Analyzer.load(tmp_path / "weights", "keras").analyze(phantom("glioma", 0)[0])
         assert findings.status == "ok" and [m.name for m in findings.members] == ["unet"]
+
+        monkeypatch.setattr(fit, "STRANGE", 8)
+        reader = replace(recipe("efficientnetlite0"), phases=(Phase(64, 1, 1e-3, "depthwise"),), epoch_scans=24, batch=4)
+        reader = replace(reader, config={"answers": 5})
+        fit.train(reader, folder, (1, 2), 3, runs / "efficientnetlite0", verbose=0)
+        stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"])
+        analyzer = Analyzer.load(tmp_path / "weights", "openvino")
+        told = analyzer.manifest
+        assert told.classifier is not None and told.familiar is not None and len(told.verdict["coefficients"]) == 6
+        assert 0 <= told.verdict["type_weight"] <= 1 and told.familiar["warn"] <= told.familiar["refuse"]
+        canvases = np.random.default_rng(0).normal(size=(3, 48, 48)).astype(np.float32)
+        fast, plain = (e.classify(canvases) for e in (analyzer.engine, load_engine(told, "reference")))
+        for a, b in zip(fast, plain, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3)
+        assert fast[0].shape == (3, 5) and fast[0].sum(1) == pytest.approx(1, abs=1e-4)
+        assert analyzer.analyze(phantom("glioma", 0)[0]).status in ("ok", "rejected")
 
     def test_validation_must_be_unseen(self, folder, tmp_path):
         from neurovision.training.fit import train

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurovision.ensemble.engine import GRAPH, PRECISION, load_member, openvino
+from neurovision.ensemble.engine import CLASSIFIER_GRAPH, GRAPH, PRECISION, load_classifier, load_member, openvino
 from neurovision.ensemble.weights import Manifest, load_manifest
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import prepare, standardize
@@ -41,6 +41,10 @@ def convert(manifest: Manifest, folder: Path) -> None:
     model = _with_softmax(openvino().convert_model(traced), [logits for _, logits in members])
     openvino().save_model(model, folder / GRAPH, compress_to_fp16=False)
     (folder / PRECISION).write_text(precision(model, manifest.size))
+    if manifest.classifier is not None:
+        whole = load_classifier(manifest)
+        traced = tf.function(lambda x: whole(x, training=False), autograph=False).get_concrete_function(signature)
+        openvino().save_model(openvino().convert_model(traced), folder / CLASSIFIER_GRAPH, compress_to_fp16=False)
 
 
 def _trimmed(member: keras.Model) -> tuple[keras.Model, bool]:

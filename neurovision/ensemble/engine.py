@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "openvino", "keras", "reference")
 GRAPH, CONSTANTS, PRECISION = "members.xml", "members.bin", "precision"  # of a converted set
+CLASSIFIER_GRAPH, CLASSIFIER_CONSTANTS = "classifier.xml", "classifier.bin"
 
 
 class Engine(Protocol):
@@ -42,6 +43,17 @@ class Engine(Protocol):
 
         Returns:
             float32 ``(M, N, size, size, 5)``, members in the manifest's order.
+        """
+
+    def classify(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the set's classifier says of whole slices; only where the manifest has one.
+
+        Args:
+            canvases: float32 ``(N, size, size)``, standardized.
+
+        Returns:
+            Probabilities of its answers, float32 ``(N, 5)`` in the order of ``verdict.ANSWERS``, and the pooled features
+            ``(N, F)`` behind them.
         """
 
 
@@ -60,6 +72,13 @@ def predict_both_ways(engine: Engine, canvases: np.ndarray) -> np.ndarray:
     both = engine.predict(np.concatenate([canvases, canvases[:, :, ::-1]]))
     count = len(canvases)
     return (both[:, :count] + both[:, count:, :, ::-1]) / 2
+
+
+def classify_both_ways(engine: Engine, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """:meth:`Engine.classify`, mean of canvases and of their mirror images."""
+    both = engine.classify(np.concatenate([canvases, canvases[:, :, ::-1]]))
+    answers, features = ((part[: len(canvases)] + part[len(canvases) :]) / 2 for part in both)
+    return answers, features
 
 
 def load_engine(manifest: Manifest, choice: str = "auto") -> Engine:
@@ -122,6 +141,25 @@ def load_member(entry: MemberEntry, manifest: Manifest) -> keras.Model:
     return model
 
 
+def load_classifier(manifest: Manifest) -> keras.Model:
+    """Build the set's classifier with its shipped weights; outputs as of :meth:`Engine.classify`.
+
+    Raises:
+        ModelError: The set has none.
+        WeightsTampered: The digest is wrong, or the file does not fit the architecture.
+    """
+    import keras
+
+    from neurovision.classifiers import build
+
+    entry = manifest.classifier
+    if entry is None:
+        raise ModelError("This set of weights has no classifier; stack one with the members.")
+    model = build(entry.name, (manifest.size, manifest.size, 1), **entry.config)
+    fill(model, manifest.folder / entry.file, manifest.read(entry.file, entry.sha256))
+    return keras.Model(model.input, [model.output, model.get_layer("pool").output])
+
+
 def variable_key(variable: Any) -> str:
     """Name of a Keras variable in a weights file: its path, without the counter that Keras gives to unnamed layers.
 
@@ -173,8 +211,9 @@ class OpenVinoEngine:
     device = "CPU"
 
     def __init__(self, manifest: Manifest) -> None:
-        for member in manifest.members:
-            manifest.path(member.file, member.sha256)
+        for entry in (*manifest.members, manifest.classifier):
+            if entry is not None:
+                manifest.path(entry.file, entry.sha256)
         self._shape = (manifest.size, manifest.size)
         self._members = len(manifest.members)
         self._lock = threading.Lock()  # requests hold their own input and output
@@ -188,6 +227,11 @@ class OpenVinoEngine:
             self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
             self._two = ov.AsyncInferQueue(self._compile(min(2, cores())))
             self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
+            self._classifier: Any = None
+            if manifest.classifier is not None:
+                tensor = ov.Tensor(np.frombuffer(files[CLASSIFIER_CONSTANTS], np.uint8))
+                whole = self._core.read_model(files[CLASSIFIER_GRAPH], tensor)
+                self._classifier = self._compile(1, whole).create_infer_request()
         except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as e:
             raise ModelError(f"OpenVINO cannot run the networks here ({type(e).__name__}).") from e
 
@@ -210,6 +254,18 @@ class OpenVinoEngine:
         for k in range(len(inputs)):
             self._two.start_async({0: inputs[k : k + 1]}, out[k : k + 1], share_inputs=True)
         self._two.wait_all()
+
+    def classify(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Engine`."""
+        if self._classifier is None:
+            raise ModelError("This set of weights has no classifier; stack one with the members.")
+        found = []
+        with self._lock:
+            for canvas in np.ascontiguousarray(canvases, np.float32):
+                self._classifier.infer(canvas[None, ..., None], share_inputs=True)
+                found.append([self._classifier.get_output_tensor(k).data[0].copy() for k in (0, 1)])
+        answers, features = (np.stack(part) for part in zip(*found, strict=True))
+        return answers, features
 
     def compile_member(self, index: int) -> Any:
         """One member by itself for one canvas, to be timed."""
@@ -235,8 +291,12 @@ def _converted(manifest: Manifest, bf16: bool) -> dict[str, bytes]:
     package = Path(__file__).parents[2]
     drawn_by = [f"{name}.py" for name in ("_blocks", "_encoders", *(m.name for m in manifest.members))]
     files = [Path(__file__).with_name("convert.py"), *(package / "neurovision" / "segmenters" / f for f in drawn_by)]
+    names = [GRAPH, CONSTANTS, PRECISION]
+    if manifest.classifier is not None:
+        files += [package / "neurovision" / "classifiers" / f for f in ("_blocks.py", f"{manifest.classifier.name}.py")]
+        names += [CLASSIFIER_GRAPH, CLASSIFIER_CONSTANTS]
     code = "".join(f.read_text() for f in files)
-    members = [f"{m.name} {m.sha256} {m.config}" for m in manifest.members]
+    members = [f"{m.name} {m.sha256} {m.config}" for m in (*manifest.members, manifest.classifier) if m is not None]
     made_with = versions("openvino", "keras", "tensorflow", "tensorflow-cpu")
     facts = [str(manifest.size), *members, code, str(bf16), *made_with]
 
@@ -252,7 +312,7 @@ def _converted(manifest: Manifest, bf16: bool) -> dict[str, bytes]:
             log.debug("converting ended with %d: %s", done.returncode, done.stderr[-2000:])
             raise ModelError("OpenVINO could not convert the networks.")
 
-    return kept(manifest.folder, facts, (GRAPH, CONSTANTS, PRECISION), make)
+    return kept(manifest.folder, facts, names, make)
 
 
 class KerasEngine:
@@ -264,6 +324,7 @@ class KerasEngine:
         members = [load_member(m, manifest) for m in manifest.members]
         inputs = keras.Input((manifest.size, manifest.size, 1), name="canvas")
         self._graph = keras.Model(inputs, [m(inputs) for m in members], name="members")
+        self._classifier = None if manifest.classifier is None else load_classifier(manifest)
         self.device = device()
 
     def predict(self, canvases: np.ndarray) -> np.ndarray:
@@ -272,12 +333,17 @@ class KerasEngine:
         members = outputs if isinstance(outputs, list) else [outputs]  # Keras unwraps a single output
         return np.stack([np.asarray(p, np.float32) for p in members])
 
+    def classify(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Engine`."""
+        return _classify(self._classifier, canvases)
+
 
 class ReferenceEngine:
     """Member after member, eagerly in float32: slow and plain, what the other engines are compared with."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.members = tuple(load_member(m, manifest) for m in manifest.members)
+        self.classifier = None if manifest.classifier is None else load_classifier(manifest)
         self.device = device()
 
     def predict(self, canvases: np.ndarray) -> np.ndarray:
@@ -287,6 +353,17 @@ class ReferenceEngine:
         return np.stack(
             [keras.ops.convert_to_numpy(m(canvases[..., None].astype(np.float32), training=False)) for m in self.members]
         )
+
+    def classify(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Engine`."""
+        return _classify(self.classifier, canvases)
+
+
+def _classify(classifier: keras.Model | None, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if classifier is None:
+        raise ModelError("This set of weights has no classifier; stack one with the members.")
+    answers, features = (np.asarray(part, np.float32) for part in classifier.predict_on_batch(canvases[..., None]))
+    return answers, features
 
 
 def device() -> str:

@@ -11,7 +11,8 @@ from time import perf_counter
 import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
-from neurovision.ensemble.engine import Engine, load_engine, predict_both_ways
+from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways
+from neurovision.ensemble.familiar import Familiar
 from neurovision.ensemble.features import disagreement
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
@@ -22,6 +23,11 @@ from neurovision.scan.study import Study
 from neurovision.segmenters import title_of
 
 BATCH = 8
+NOT_A_BRAIN = "This does not look like a slice of a brain MRI; open one, upright and with the whole head in the picture."
+UNFAMILIAR = (
+    "The picture is unlike the scans that the networks know (another view, sequence or crop, upside down, or no brain): "
+    "confidence was lowered, and the result is to be trusted less."
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class _Batch:
         reasons: Why each is refused, or None.
         readable: Positions of those that are not refused.
         softmax: float32 ``(M, len(readable), size, size, 5)``, or None where nothing is readable.
+        answers: The classifier's, float32 ``(len(readable), 5)``, or None without one.
+        strange: How strange each readable slice is, see ``familiar.strangeness``, or None without a classifier.
         timing: Milliseconds a slice, by stage.
     """
 
@@ -44,6 +52,8 @@ class _Batch:
     reasons: list[str | None]
     readable: list[int]
     softmax: np.ndarray | None
+    answers: np.ndarray | None
+    strange: np.ndarray | None
     timing: dict[str, float]
 
 
@@ -52,6 +62,7 @@ class Analyzer:
 
     def __init__(self, manifest: Manifest, engine: Engine, voter: Voter) -> None:
         self.manifest, self.engine, self.voter = manifest, engine, voter
+        self._familiar = Familiar.load(manifest)
         self._titles = tuple(title_of(m.name, m.config) for m in manifest.members)
 
     @classmethod
@@ -112,18 +123,28 @@ class Analyzer:
         start = perf_counter()
         grays = [study.gray(i) for i in indices]
         canvases = [prepare(g, self.manifest.size) for g in grays]
-        reasons = [refusal(g, c) for g, c in zip(grays, canvases, strict=True)]
+        classified = self._familiar is not None
+        reasons = [refusal(g, c, classified) for g, c in zip(grays, canvases, strict=True)]
         readable = [k for k, reason in enumerate(reasons) if reason is None]
+        standard = {k: standardize(canvases[k].pixels) for k in readable}
         prepared = perf_counter()
-        softmax = None
+        softmax = answers = strange = None
+        if self._familiar is not None and readable:
+            answers, features = classify_both_ways(self.engine, np.stack([standard[k] for k in readable]))
+            strange = self._familiar.strangeness(answers, features)
+            known = strange < self._familiar.refuse
+            for k in (k for k, is_known in zip(readable, known, strict=True) if not is_known):
+                reasons[k] = NOT_A_BRAIN
+            readable = [k for k in readable if reasons[k] is None]
+            answers, strange = answers[known], strange[known]
         if readable:
-            softmax = predict_both_ways(self.engine, np.stack([standardize(canvases[k].pixels) for k in readable]))
+            softmax = predict_both_ways(self.engine, np.stack([standard[k] for k in readable]))
         done = perf_counter()
         timing = {
             "prepare": (prepared - start) * 1e3 / len(indices),
             "networks": (done - prepared) * 1e3 / max(len(readable), 1),
         }
-        return _Batch(indices, grays, canvases, reasons, readable, softmax, timing)
+        return _Batch(indices, grays, canvases, reasons, readable, softmax, answers, strange, timing)
 
     def _finish(self, study: Study, batch: _Batch) -> Iterator[Findings]:
         """Vote on a batch and measure its slices one by one."""
@@ -138,7 +159,11 @@ class Analyzer:
                 yield self._rejected(study, index, gray, str(reason), batch.timing)
             else:
                 n = batch.readable.index(k)
-                yield self._findings(study, index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], timing)
+                answers = None if batch.answers is None else batch.answers[n]
+                strange = None if batch.strange is None else float(batch.strange[n])
+                yield self._findings(
+                    study, index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], answers, strange, timing
+                )
 
     def _rejected(self, study: Study, index: int, gray: np.ndarray, reason: str, timing: dict[str, float]) -> Findings:
         empty = np.zeros(gray.shape, np.float32)
@@ -156,6 +181,8 @@ class Analyzer:
         canvas: Canvas,
         softmax: np.ndarray,
         vote: np.ndarray,
+        answers: np.ndarray | None,
+        strange: float | None,
         timing: dict[str, float],
     ) -> Findings:
         start = perf_counter()
@@ -166,10 +193,17 @@ class Analyzer:
         member_grids = member_maps >= 0.5
         differ = disagreement(member_grids)
         # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
-        features = verdict_features(member_maps.mean(0), member_grids.sum((1, 2)), differ)
+        features = verdict_features(member_maps.mean(0), member_grids.sum((1, 2)), differ, answers)
         probability = tumor_probability(features, self.manifest.verdict)
         threshold = float(self.manifest.verdict["threshold"])
-        types = type_probabilities(vote)
+        warnings = study.warnings
+        if self._familiar is not None and strange is not None and strange >= self._familiar.warn:
+            # Towards the threshold, so that doubt lowers confidence and turns no verdict over.
+            probability += (threshold - probability) * self._familiar.doubt(strange)
+            warnings += (UNFAMILIAR,)
+        if self._familiar is not None and not canvas.found:
+            warnings += ("No head stands out from the background: the whole picture was read.",)
+        types = type_probabilities(vote, answers, float(self.manifest.verdict.get("type_weight", 0.0)))
         positive = probability >= threshold
         mask = self.restore(canvas, vote)
         _, left, side = canvas.box
@@ -183,7 +217,6 @@ class Analyzer:
             for m, title, k in zip(self.manifest.members, self._titles, member_masks, strict=True)
         )
         regions = find_regions(mask, (middle, width), study, index)
-        warnings = study.warnings
         if positive != bool(regions):
             warnings += (
                 "The verdict and the mask differ: the probability is near its threshold, or the marked area is tiny.",

@@ -10,28 +10,37 @@ import numpy as np
 from neurovision.classes import FIRST_TUMOR, TUMORS
 from neurovision.scan.prepare import Canvas
 
-FEATURES = ("log_area", "peak", "top_mean", "members_positive", "disagreement")
+FEATURES = ("log_area", "peak", "top_mean", "members_positive", "disagreement", "classifier")
+ANSWERS = ("no tumor", *(c.key for c in TUMORS), "not a brain MRI")  # of the whole-slice classifier
+FAR = 6.0  # the classifier's log odds are taken no further than this: nothing is that certain
 
 
-def verdict_features(tumor_map: np.ndarray, member_areas: np.ndarray, differ: float) -> np.ndarray:
+def verdict_features(
+    tumor_map: np.ndarray, member_areas: np.ndarray, differ: float, answers: np.ndarray | None = None
+) -> np.ndarray:
     """What the verdict's model reads of one slice, on the canvas' grid.
 
     Args:
         tumor_map: float32 ``(size, size)``, the members' mean probability of any tumor.
         member_areas: ``(M,)`` tumor pixels of each member on the grid.
         differ: Disagreement of the members.
+        answers: float32 ``(5,)``, the classifier's in the order of ANSWERS, or None where the set has none.
 
     Returns:
-        float64 in the order of FEATURES: log of the tumor area in 10,000ths of the grid, highest mean over 3 x 3
-        pixels, mean of the highest 200 in 25,600 pixels, share of members that find more than 20 in 25,600 pixels,
-        disagreement.
+        float64 in the order of FEATURES, without the last where there are no answers: log of the tumor area in
+        10,000ths of the grid, highest mean over 3 x 3 pixels, mean of the highest 200 in 25,600 pixels, share of members
+        that find more than 20 in 25,600 pixels, disagreement, the classifier's log odds of a tumor.
     """
     size = tumor_map.shape[0]
     area = float((tumor_map >= 0.5).mean()) * 1e4
     windows = np.lib.stride_tricks.sliding_window_view(tumor_map, (3, 3)).mean((2, 3))
     top = np.sort(tumor_map, axis=None)[-max(1, round(200 * size * size / 25600)) :]
     positive = float((member_areas > 20 * size * size / 25600).mean())
-    return np.array([math.log1p(area), float(windows.max()), float(top.mean()), positive, differ])
+    found = [math.log1p(area), float(windows.max()), float(top.mean()), positive, differ]
+    if answers is not None:
+        none, tumor = float(answers[0]), float(answers[1:-1].sum())
+        found.append(float(np.clip(math.log((tumor + 1e-6) / (none + 1e-6)), -FAR, FAR)))
+    return np.array(found)
 
 
 def tumor_probability(features: np.ndarray, model: dict[str, Any]) -> float:
@@ -40,11 +49,15 @@ def tumor_probability(features: np.ndarray, model: dict[str, Any]) -> float:
     return 1 / (1 + math.exp(-float(np.clip(z @ np.asarray(model["coefficients"]) + model["intercept"], -30, 30))))
 
 
-def type_probabilities(probabilities: np.ndarray) -> dict[str, float]:
-    """Share of each tumor type in the vote.
+def type_probabilities(
+    probabilities: np.ndarray, answers: np.ndarray | None = None, weight_of_answers: float = 0.0
+) -> dict[str, float]:
+    """Share of each tumor type in the vote, and in what the classifier makes of the whole slice.
 
     Args:
         probabilities: float32 ``(size, size, 5)``, the vote.
+        answers: float32 ``(5,)``, the classifier's in the order of ANSWERS, or None where the set has none.
+        weight_of_answers: Exponent of the classifier in a weighted geometric mean, in [0, 1].
 
     Returns:
         Key of the type to a probability, given that there is a tumor: every pixel counts with the square of its
@@ -53,15 +66,21 @@ def type_probabilities(probabilities: np.ndarray) -> dict[str, float]:
     tumor = probabilities[..., FIRST_TUMOR:]
     weight = tumor.sum(-1, keepdims=True)
     total = (tumor * weight).sum((0, 1)).astype(np.float64) + 1e-9
-    return {c.key: float(v) for c, v in zip(TUMORS, total / total.sum(), strict=True)}
+    total /= total.sum()
+    if answers is not None:
+        given = (answers[1:-1] + 1e-6) / (answers[1:-1] + 1e-6).sum()
+        total = (total + 1e-6) ** (1 - weight_of_answers) * given**weight_of_answers
+        total /= total.sum()
+    return {c.key: float(v) for c, v in zip(TUMORS, total, strict=True)}
 
 
-def refusal(gray: np.ndarray, canvas: Canvas) -> str | None:
+def refusal(gray: np.ndarray, canvas: Canvas, classified: bool = False) -> str | None:
     """Why a slice cannot be a readable brain MRI, in one sentence, or None.
 
     Args:
         gray: float32 ``(H, W)`` in [0, 1].
         canvas: Its canvas.
+        classified: A classifier looks at what passes here, so that a head need not stand out from the air.
     """
     darkest, brightest = np.percentile(gray, (0.5, 99.5))
     if brightest - darkest < 0.015:  # four levels of 256; the end slices of a volume are dim, but not that dim
@@ -70,6 +89,6 @@ def refusal(gray: np.ndarray, canvas: Canvas) -> str | None:
     smoothness = float((p[:, 1:] * p[:, :-1]).mean() / max((p * p).mean(), 1e-9))
     if smoothness < 0.3:
         return "The picture is noise rather than anatomy: neighboring pixels do not belong together."
-    if not canvas.found:
+    if not canvas.found and not classified:
         return "No head stands out from the background; a slice of a head MRI is needed."
     return None

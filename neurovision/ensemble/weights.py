@@ -21,7 +21,7 @@ CURRENT = "current"  # in ``fetched_sets()``: the name of the set that was fetch
 
 @dataclass(frozen=True)
 class MemberEntry:
-    """One trained segmenter.
+    """One trained network.
 
     Attributes:
         name: The architecture.
@@ -52,6 +52,8 @@ class Manifest:
         verdict: Coefficients of the verdict's model.
         training: Data, split, date and licence.
         digest: sha256 of the manifest's own bytes.
+        classifier: The network that reads the whole slice, or None where the set has none.
+        familiar: ``{"file", "sha256", "refuse", "warn"}``, see ``ensemble.familiar``; None without a classifier.
     """
 
     folder: Path
@@ -61,6 +63,8 @@ class Manifest:
     verdict: dict[str, Any]
     training: dict[str, Any]
     digest: str
+    classifier: MemberEntry | None = None
+    familiar: dict[str, Any] | None = None
 
     def path(self, file: str, sha256: str) -> Path:
         """The path of a listed file, after its digest was checked.
@@ -139,8 +143,9 @@ def load_manifest(folder: Path | None = None) -> Manifest:
         _check(raw)
         members = tuple(MemberEntry(**m) for m in raw["members"])
         return Manifest(
-            folder, int(raw["size"]), members, raw["vote"], raw["verdict"], raw["training"], digest
-        )
+            folder, int(raw["size"]), members, raw["vote"], raw["verdict"], raw["training"], digest,
+            MemberEntry(**raw["classifier"]) if raw.get("classifier") else None, raw.get("familiar"),
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsTampered(f"{FILE} is not a manifest that this version reads; fetch the weights again.") from e
 

@@ -41,6 +41,7 @@ from neurovision.training.dataset import load_index
 REPEATS = 15
 SCANS = 40  # on which slices are timed and labels compared
 VOLUME = 155  # slices
+GROWING = (1, 4, 16, 64, 500)  # slices
 PACKAGES = ("openvino", "keras", "tensorflow-cpu", "scikit-learn", "xgboost-cpu", "numpy")
 FOLD = 4  # that took no part in fitting
 MARKS = ("<!-- measured -->", "<!-- /measured -->")
@@ -83,7 +84,12 @@ class NaiveEngine:
     device = "CPU"
 
     def __init__(self, reference: ReferenceEngine) -> None:
-        self._members = reference.members
+        self._members, self._classifier = reference.members, reference.classifier
+
+    def classify(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As :class:`~neurovision.ensemble.engine.Engine`."""
+        answers, features = self._classifier.predict(canvases[..., None], verbose=0)  # type: ignore[union-attr]
+        return answers, features
 
     def predict(self, canvases: np.ndarray) -> np.ndarray:
         """As :class:`~neurovision.ensemble.engine.Engine`."""
@@ -335,7 +341,7 @@ def _memory(arguments: Sequence[object]) -> dict[str, float]:
 
 
 def _served_peak_mb(weights: object, engine: object, scan: object) -> float:
-    """Start the page as ``python app.py`` does, let three visitors at once send scans, and add up its process tree.
+    """Start the page as ``python app.py`` does, send it scans, and add up its process tree.
 
     Args:
         weights: The weights folder.
@@ -368,7 +374,7 @@ def _served_peak_mb(weights: object, engine: object, scan: object) -> float:
 
 
 def _visit(url: str, scan: str, page: subprocess.Popen[bytes]) -> None:
-    """Wait until the page is ready, then send the scan twelve times, three at once."""
+    """Wait until the page is ready, then send the scan twelve times at once, for which the page has a queue."""
     from gradio_client import Client, handle_file
 
     waited = perf_counter()
@@ -380,14 +386,17 @@ def _visit(url: str, scan: str, page: subprocess.Popen[bytes]) -> None:
             if page.poll() is not None or perf_counter() - waited > 300:
                 raise RuntimeError("the page did not get ready") from None
             sleep(0.2)
-    client = Client(url, verbose=False, analytics_enabled=False)
+    client = Client(url, verbose=False, analytics_enabled=False, download_files=False)
     jobs = [client.submit(handle_file(scan), api_name="/predict") for _ in range(12)]
     for job in jobs:
         job.result()
 
 
 def tree_mb(root: int) -> float:
-    """Memory of a process and its descendants in MB, shared pages counted once; 0 where there is no Linux' /proc."""
+    """Highest resident memory so far of a process and its living descendants, added up, in MB.
+
+    Pages that they share count more than once, so that this is rather too much. 0 where there is no Linux' /proc.
+    """
     parents: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it ended meanwhile
@@ -397,8 +406,8 @@ def tree_mb(root: int) -> float:
         pid = family.pop()
         family += parents.get(pid, [])
         with suppress(OSError):
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     return total / 1024
 
 
@@ -499,10 +508,11 @@ def scaling(analyzer: Analyzer, path: Path) -> dict[str, dict[int, float]]:
     for side in (1, 8, 32, 64, 128, 256, 512):
         pixels = cv2.resize(head.gray(), (side, side), interpolation=cv2.INTER_AREA)[None, ..., None]
         sides[side] = timed(partial(analyzer.analyze, Study(np.clip(pixels, 0, 1), head.source)), 5)[0]
-    study, _ = phantom_volume("glioma", 3, 128, 500)
+    count = max(GROWING)
+    study, _ = phantom_volume("glioma", 3, 128, count)
     slices = {}
-    for n in (1, 4, 16, 64, 500):
-        middle = list(range(250 - n // 2, 250 - n // 2 + n))
+    for n in GROWING:
+        middle = range(count // 2 - n // 2, count // 2 - n // 2 + n)
         start = perf_counter()
         for _ in analyzer.analyze_slices(study, middle):
             pass

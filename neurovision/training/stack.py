@@ -1,4 +1,4 @@
-"""Fit the vote and the verdict on a fold that no member has seen, and write ``weights/`` with its manifest."""
+"""Fit the vote, the verdict and the refusal on a fold that no network has seen, and write ``weights/`` with its manifest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import datetime
 import hashlib
 import json
 import logging
+import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from neurovision.classes import CLASSES, FIRST_TUMOR
-from neurovision.ensemble.engine import variable_key
-from neurovision.ensemble.features import disagreement, label_map, pixel_features
-from neurovision.ensemble.verdict import FEATURES, verdict_features
+from neurovision.classes import BY_KEY, CLASSES, FIRST_TUMOR
+from neurovision.classifiers import build as build_classifier
+from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways, variable_key
+from neurovision.ensemble.familiar import Familiar, strangeness
+from neurovision.ensemble.features import disagreement, pixel_features
+from neurovision.ensemble.verdict import FEATURES, type_probabilities, verdict_features
+from neurovision.ensemble.weights import FILE, load_manifest
 from neurovision.errors import DataError, WeightsMissing
+from neurovision.files import write
 from neurovision.scan.prepare import standardize
 from neurovision.segmenters import build
 from neurovision.training.dataset import Item, load_index, pack
@@ -28,6 +33,9 @@ from neurovision.training.fit import phantom_pack
 log = logging.getLogger(__name__)
 
 MEMBERS = ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet")
+CLASSIFIER = "efficientnetlite0"
+CHUNK = 16
+REFUSED, WARNED = 0.002, 0.02  # of real scans that no network saw: refused as strangers, and read with a warning
 PIXELS_A_SLICE = 90
 # The threshold that serves Dice best is half the Dice that can be reached (Lipton 2014, arXiv 1402.1892), not 0.5;
 # weighing tumor pixels by (1 - t) / t puts the vote's 0.5 at t = 0.38.
@@ -35,70 +43,108 @@ TUMOR_WEIGHT = 1.6
 
 
 def stack(
-    data: Path, runs: Path, out: Path, vote_fold: int, members: Sequence[str] = MEMBERS, limit: int | None = None
+    data: Path,
+    runs: Path,
+    out: Path,
+    vote_fold: int,
+    members: Sequence[str] = MEMBERS,
+    classifier: str | None = CLASSIFIER,
+    limit: int | None = None,
 ) -> Path:
-    """Fit the vote and the verdict, then export everything that serving needs.
+    """Fit the vote, the verdict and the refusal, then export everything that serving needs.
 
-    Members must come from finished runs that left out ``vote_fold``: trees fitted on predictions for scans that a
-    member was trained on would learn to trust its overfit.
+    Networks must come from finished runs that left out ``vote_fold``: trees fitted on predictions for scans that a
+    member was trained on would learn to trust its overfit. They are exported first, and run by the engine that serves,
+    on canvases and mirror images, so that what is fitted reads exactly what it will be given.
 
     Args:
         data: The prepared folder.
-        runs: Folder of the members' runs.
-        out: The weights folder to write.
+        runs: Folder of the networks' runs.
+        out: The weights folder to write. Its files are replaced at the end, the manifest last.
         vote_fold: The fold that the vote is fitted on.
         members: Names, in the order of the vote's features.
+        classifier: The whole-slice classifier, or None for a set without.
         limit: At most so many scans of each data set, for a trial.
 
     Returns:
         The manifest's path.
 
     Raises:
-        WeightsMissing: A member has no finished run.
-        DataError: A member was trained on ``vote_fold``.
+        WeightsMissing: A network has no finished run.
+        DataError: A network was trained on ``vote_fold``.
     """
-    described = [_run_of(runs / name, vote_fold) for name in members]
-    size = int(described[0]["recipe"]["phases"][-1]["size"])
-    models = [_trained(name, run, runs / name, size) for name, run in zip(members, described, strict=True)]
-    items = load_index(data, described[0]["sources"], [vote_fold], ("FLAIR", "T1c"))
+    described = {name: _run_of(runs / name, vote_fold) for name in (*members, *([classifier] if classifier else []))}
+    first = described[members[0]]
+    size = int(first["recipe"]["phases"][-1]["size"])
+    sources = sorted(first["sources"])
+    staging = out.with_name(f".{out.name}-staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    manifest: dict[str, Any] = {
+        "size": size,
+        "members": [_export(name, described[name], runs / name, size, staging) for name in members],
+        "classifier": _export(classifier, described[classifier], runs / classifier, size, staging) if classifier else None,
+        "vote": {},
+        "verdict": {},
+        "training": {
+            "date": datetime.date.today().isoformat(),
+            "sources": sources,
+            "member_folds": first["folds"],
+            "vote_fold": vote_fold,
+            "split": "whole folds by patient; the vote and the verdict saw no scan that a network was trained on",
+            "license": "CC BY-NC-SA 4.0" if "lgg" in sources else "CC BY 4.0",
+        },
+    }
+    _describe(manifest, staging)
+    engine = load_engine(load_manifest(staging))
+    items = load_index(data, first["sources"], [vote_fold], ("FLAIR", "T1c"))
     if limit is not None:
-        kept = [[i for i in items if i.source == s] for s in described[0]["sources"]]
+        kept = [[i for i in items if i.source == s] for s in first["sources"]]
         items = [i for group in kept for i in group[:: max(1, len(group) // limit)]]
     pixels, labels = pack(items, size, runs / "cache")
     phantoms, phantom_labels = (a[::5] for a in phantom_pack(size))  # of every kind
     rng = np.random.default_rng(42)
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     slices: list[np.ndarray] = []
-    for softmax, truth, item in _predictions(models, pixels, labels, items):
-        if item.mask is not None or not item.tumor:  # a navoneel tumor has no mask: its pixels teach nothing
+    shares: list[np.ndarray] = []
+    answers, features = _classified(engine, pixels) if classifier else (None, None)
+    for k, (softmax, truth) in enumerate(_predictions(engine, pixels, labels)):
+        if items[k].mask is not None or not items[k].tumor:  # a navoneel tumor has no mask: its pixels teach nothing
             rows.append(_sample(softmax, truth, rng))
-        slices.append(_verdict_row(softmax))
-    for softmax, truth, _ in _predictions(models, phantoms, phantom_labels, [None] * len(phantoms)):
+        masks = softmax[..., FIRST_TUMOR:].sum(-1) >= 0.5
+        mean = softmax.mean(0)
+        said = None if answers is None else answers[k]
+        found = mean[..., FIRST_TUMOR:].sum(-1)
+        slices.append(verdict_features(found, masks.sum((1, 2)), disagreement(masks), said))
+        shares.append(np.array(list(type_probabilities(mean).values())))
+    for softmax, truth in _predictions(engine, phantoms, phantom_labels):
         rows.append(_sample(softmax, truth, rng))
-    features, targets, weights = (np.concatenate(part) for part in zip(*rows, strict=True))
+    table, targets, weights = (np.concatenate(part) for part in zip(*rows, strict=True))
+    manifest["vote"] = _fit_vote(table, targets, weights, staging)
+    manifest["verdict"] = _fit_verdict(np.stack(slices), items)
+    if answers is not None and features is not None:
+        manifest["verdict"]["type_weight"] = _type_weight(np.stack(shares), answers, items)
+        seen = load_index(data, first["sources"], first["folds"], ("FLAIR", "T1c"))[::2]
+        trained = _classified(engine, pack(seen, size, runs / "cache")[0])[1]
+        manifest["familiar"] = _fit_familiar(trained, answers, features, staging)
+    _describe(manifest, staging)
+    return _publish(staging, out)
+
+
+def _describe(manifest: dict[str, Any], folder: Path) -> None:
+    write(folder / FILE, json.dumps(manifest, indent=1) + "\n")
+
+
+def _publish(staging: Path, out: Path) -> Path:
+    """Move a finished set to its place, the manifest last; what was converted from it comes along."""
     out.mkdir(parents=True, exist_ok=True)
-    vote = _fit_vote(features, targets, weights, out)
-    verdict = _fit_verdict(np.stack(slices), items)
-    entries = [_export(m, n, r, out) for m, n, r in zip(models, members, described, strict=True)]
-    sources = sorted(described[0]["sources"])
-    manifest = {
-        "size": size,
-        "members": entries,
-        "vote": vote,
-        "verdict": verdict,
-        "training": {
-            "date": datetime.date.today().isoformat(),
-            "sources": sources,
-            "member_folds": described[0]["folds"],
-            "vote_fold": vote_fold,
-            "split": "whole folds by patient; the vote and the verdict saw no scan that a member was trained on",
-            "license": "CC BY-NC-SA 4.0" if "lgg" in sources else "CC BY 4.0",
-        },
-    }
-    part = out / "manifest.part"
-    part.write_text(json.dumps(manifest, indent=1) + "\n")
-    part.rename(out / "manifest.json")
-    return out / "manifest.json"
+    for path in sorted(staging.iterdir(), key=lambda p: p.name == FILE):
+        if path.is_dir():
+            shutil.copytree(path, out / path.name, dirs_exist_ok=True)
+        else:
+            write(out / path.name, path.read_bytes())
+    shutil.rmtree(staging)
+    return out / FILE
 
 
 def _run_of(run: Path, vote_fold: int) -> dict[str, Any]:
@@ -116,19 +162,27 @@ def _config(run: dict[str, Any]) -> dict[str, Any]:
 
 def _trained(name: str, run: dict[str, Any], folder: Path, size: int) -> keras.Model:
     keras.utils.clear_session()
-    model = build(name, (size, size, 1), **_config(run))
+    of_room = build if run["recipe"].get("task", "segment") == "segment" else build_classifier
+    model = of_room(name, (size, size, 1), **_config(run))
     model.load_weights(folder / "final.weights.h5")
     return model
 
 
-def _predictions(models: list[keras.Model], pixels: np.ndarray, labels: np.ndarray, items: Sequence[Any]) -> Any:
-    """Yield softmax ``(M, size, size, 5)``, truth and item, slice by slice."""
-    chunk = 32
-    for first in tqdm(range(0, len(pixels), chunk), desc="out-of-fold predictions", unit="batch", disable=None):
-        batch = np.stack([standardize(p) for p in pixels[first : first + chunk]])[..., None]
-        softmax = np.stack([np.asarray(m.predict_on_batch(batch), np.float32) for m in models])
-        for k in range(len(batch)):
-            yield softmax[:, k], labels[first + k], items[first + k]
+def _predictions(engine: Engine, pixels: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield softmax ``(M, size, size, 5)`` and truth, slice by slice."""
+    for first in tqdm(range(0, len(pixels), CHUNK), desc="out-of-fold predictions", unit="batch", disable=None):
+        softmax = predict_both_ways(engine, np.stack([standardize(p) for p in pixels[first : first + CHUNK]]))
+        for k in range(softmax.shape[1]):
+            yield softmax[:, k], labels[first + k]
+
+
+def _classified(engine: Engine, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classifier's answers ``(N, 5)`` and features ``(N, F)``."""
+    parts = [
+        classify_both_ways(engine, np.stack([standardize(p) for p in pixels[first : first + CHUNK]]))
+        for first in tqdm(range(0, len(pixels), CHUNK), desc="whole slices", unit="batch", disable=None)
+    ]
+    return np.concatenate([a for a, _ in parts]), np.concatenate([f for _, f in parts])
 
 
 def _sample(
@@ -148,11 +202,6 @@ def _sample(
             weights.append(np.full(take, len(where) / take * (TUMOR_WEIGHT if flat[where[0]] >= FIRST_TUMOR else 1)))
     index = np.concatenate(chosen)
     return features[index], flat[index], np.concatenate(weights)
-
-
-def _verdict_row(softmax: np.ndarray) -> np.ndarray:
-    masks = label_map(softmax) >= FIRST_TUMOR
-    return verdict_features(softmax.mean(0)[..., FIRST_TUMOR:].sum(-1), masks.sum((1, 2)), disagreement(masks))
 
 
 def _fit_vote(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, out: Path) -> dict[str, Any]:
@@ -199,7 +248,7 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> dict[str, Any]:
     best = int((sensitivity - alarms).argmax())
     threshold = float(tried[best])
     return {
-        "features": list(FEATURES),
+        "features": list(FEATURES[: rows.shape[1]]),
         "mean": mean.tolist(),
         "scale": scale.tolist(),
         "coefficients": model.coef_[0].tolist(),
@@ -213,18 +262,49 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
-def _export(model: keras.Model, name: str, run: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Write one member's variables as float16; a file of the same name is replaced only when the new one is whole."""
+def _type_weight(shares: np.ndarray, answers: np.ndarray, items: Sequence[Item]) -> float:
+    """How much the classifier counts against the masks for the type: what gives typed tumors the least log loss."""
+    typed = np.array([i.label in BY_KEY for i in items])
+    right = np.array([BY_KEY[i.label].index - FIRST_TUMOR if i.label in BY_KEY else 0 for i in items])
+    groups = np.array([f"{i.source}/{i.label}" for i in items])
+    weight = np.array([1 / (groups == g).sum() for g in groups]) * typed
+    given = (answers[:, 1:-1] + 1e-6) / (answers[:, 1:-1] + 1e-6).sum(1, keepdims=True)
+
+    def loss(w: float) -> float:
+        blend = (shares + 1e-6) ** (1 - w) * given**w
+        blend = blend / blend.sum(1, keepdims=True)
+        return float(-(weight * np.log(blend[np.arange(len(blend)), right])).sum())
+
+    return float(min(np.linspace(0, 1, 21), key=loss))
+
+
+def _fit_familiar(trained: np.ndarray, answers: np.ndarray, features: np.ndarray, out: Path) -> dict[str, Any]:
+    """Fit on the scans that the classifier was trained on; take the limits from those that it has not seen."""
     from safetensors.numpy import save
 
+    mean, whitening = Familiar.fit(trained)
+    strange = strangeness(mean, whitening, answers, features)
+    write(out / "familiar.safetensors", save({"mean": mean, "whitening": whitening}))
+    return {
+        "file": "familiar.safetensors",
+        "sha256": _sha256(out / "familiar.safetensors"),
+        "refuse": float(np.quantile(strange, 1 - REFUSED)),
+        "warn": float(np.quantile(strange, 1 - WARNED)),
+    }
+
+
+def _export(name: str, run: dict[str, Any], folder: Path, size: int, out: Path) -> dict[str, Any]:
+    """Write one network's variables as float16, and describe them."""
+    from safetensors.numpy import save
+
+    model = _trained(name, run, folder, size)
     tensors = {
         variable_key(v): np.asarray(v, np.float32).astype(np.float16)
         for v in model.variables
         if v.dtype.startswith("float")
     }
-    part = out / f"{name}.part"
-    part.write_bytes(save(tensors))
-    path = part.rename(out / f"{name}.safetensors")
+    path = out / f"{name}.safetensors"
+    write(path, save(tensors))
     return {
         "name": name,
         "file": path.name,

@@ -37,7 +37,6 @@ class Recipe:
 
     Attributes:
         name: The segmenter, or the classifier.
-        task: ``"segment"``, or ``"type"``: which tumor the whole slice shows, if any.
         config: Arguments of its builder, besides the input's shape.
         phases: Run in order, each from the weights of the one before.
         batch: Scans a step.
@@ -51,10 +50,10 @@ class Recipe:
         dice: Weight of the Dice term.
         kind: Weight of the type's term; see ``losses.CrossEntropyDice``.
         augment: Strength of augmentation.
+        task: ``"segment"``, or ``"type"``: which tumor the whole slice shows, if any.
     """
 
     name: str
-    task: Literal["segment", "type"] = "segment"
     config: dict[str, Any] = field(default_factory=dict)
     phases: tuple[Phase, ...] = (Phase(224, 160),)
     batch: int = 16
@@ -76,6 +75,7 @@ class Recipe:
     dice: float = 1.0
     kind: float = 0.3
     augment: float = 1.0
+    task: Literal["segment", "type"] = "segment"
 
 
 def recipe(name: str) -> Recipe:
