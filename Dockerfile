@@ -1,29 +1,48 @@
-# The page on port 7860, as an unprivileged user, with the compact weights inside and no need of a network.
+# The page on port 7860, as an unprivileged user, with the compact weights inside, converted, and no need of a network.
 #   docker build -t neurovision .
 #   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:7860:7860 neurovision
-FROM python:3.11-slim
+# With CUDA, for a machine with the NVIDIA container toolkit:
+#   docker build -t neurovision:gpu --build-arg DEVICE=gpu .
+#   docker run --rm --gpus all --read-only --tmpfs /tmp -p 127.0.0.1:7860:7860 neurovision:gpu
+# deploy/compose.yaml starts it beside an image archive; deploy/run_lines.py runs these lines without a container engine.
+FROM python:3.11-slim AS packages
+ARG DEVICE=cpu
+COPY requirements.txt /tmp/requirements.txt
+RUN if [ "$DEVICE" = gpu ]; then \
+        sed -i -e 's/^tensorflow-cpu==/tensorflow[and-cuda]==/' -e 's/^xgboost-cpu==/xgboost==/' /tmp/requirements.txt; \
+    fi \
+    && python -m venv /opt/venv \
+    && /opt/venv/bin/python -m pip install --no-cache-dir -r /tmp/requirements.txt \
+    && rm -rf /opt/venv/lib/python3.11/site-packages/tensorflow/include \
+    && for package in numpy pandas scipy skimage sklearn nibabel; do \
+        find "/opt/venv/lib/python3.11/site-packages/$package" -type d -name tests -prune -exec rm -rf {} + ; \
+    done \
+    && /opt/venv/bin/python -m pip uninstall --yes pip setuptools
 
-ENV PYTHONUNBUFFERED=1 \
+FROM python:3.11-slim
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     TF_CPP_MIN_LOG_LEVEL=3 \
-    CUDA_VISIBLE_DEVICES="" \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     HF_HUB_OFFLINE=1 \
     HOME=/tmp \
     GRADIO_SERVER_NAME=0.0.0.0 \
     GRADIO_TEMP_DIR=/tmp \
     GRADIO_SERVER_PORT=7860
-
 RUN useradd --create-home --uid 1000 user
+COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
-COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
 COPY app.py LICENSE README.md ./
 COPY neurovision neurovision
 COPY weights weights
 COPY examples examples
-COPY docs docs
+COPY docs/evaluation docs/evaluation
+RUN python -m compileall -q neurovision \
+    && python -m neurovision convert
 USER 1000
 EXPOSE 7860
-HEALTHCHECK --interval=30s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/healthz', timeout=5)"]
 CMD ["python", "app.py"]
