@@ -30,7 +30,6 @@ def start(address: str | None = None, cpus: float | None = None) -> Any:
         BatchError: Ray is not installed, or the cluster cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own notes are not for users
     try:
         import ray
     except ImportError as e:
