@@ -15,7 +15,7 @@ from neurovision import __version__
 from neurovision.errors import NeurovisionError
 from neurovision.evaluation import bench_cli, study_cli
 from neurovision.evaluation.diffusion_cli import diffuse_app
-from neurovision.serving.batch_cli import batch
+from neurovision.serving.batch_cli import batch, batch_plan
 from neurovision.serving.pacs_cli import pacs_app
 from neurovision.serving.serve_cli import serve
 from neurovision.training.sam_cli import sam_app
@@ -41,6 +41,7 @@ app.add_typer(pacs_app, name="pacs")
 study_cli.register(app)
 bench_cli.register(app)
 app.command()(batch)
+app.command()(batch_plan)
 app.command()(serve)
 app.add_typer(sam_app, name="sam")
 
