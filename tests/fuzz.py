@@ -24,6 +24,9 @@ def target(reader: str) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["neurovision.scan", "pydicom", "nibabel", "PIL"], enable_loader_override=False):
+        import nibabel.nifti2
+        import nibabel.orientations  # noqa: F401 - to be instrumented
+
         from neurovision.errors import ScanError
         from neurovision.scan import dicom, images, masks, nifti
 

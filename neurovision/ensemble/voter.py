@@ -202,7 +202,7 @@ def load_forest(source: Path | bytes) -> Any:
     """Read a scikit-learn forest with skops, which builds only the types that it is told to trust.
 
     Raises:
-        WeightsTampered: It holds others.
+        WeightsTampered: It holds others, or is damaged.
     """
     from skops.io import loads
     from skops.io.exceptions import UntrustedTypesFoundException
@@ -211,3 +211,5 @@ def load_forest(source: Path | bytes) -> Any:
         return loads(source if isinstance(source, bytes) else source.read_bytes(), trusted=["sklearn.tree._tree.Tree"])
     except UntrustedTypesFoundException as e:
         raise WeightsTampered("The forest's file holds types that a forest does not need; fetch it again.") from e
+    except Exception as e:  # skops raises anything on a damaged file
+        raise WeightsTampered("The forest's file cannot be read; fetch it again.") from e

@@ -18,11 +18,14 @@ from neurovision.ensemble.pipeline import Analyzer
 from neurovision.errors import DataError
 from neurovision.evaluation.figures import draw_all, draw_case, training_curves
 from neurovision.evaluation.measure import VOTE, Row, analyze_item, known_truth, measure_all
+from neurovision.evaluation.nonbrain import measure_refusal
 from neurovision.evaluation.report import to_markdown
 from neurovision.evaluation.summary import CONVENTIONS, summarize
+from neurovision.files import write
 from neurovision.training.dataset import SOURCES, Item, load_index
 
 LIBRARIES = ("keras", "tensorflow-cpu", "openvino", "numpy", "scikit-learn", "xgboost-cpu", "opencv-python-headless")
+SPOILED = 12  # scans of each data set that are turned and cut to see what becomes of them
 
 
 def evaluate(
@@ -67,6 +70,7 @@ def evaluate(
     members = [m.name for m in analyzer.manifest.members]
     rows = measure_all(analyzer, items, engine, work)
     summary = summarize(rows, members, float(analyzer.manifest.verdict["threshold"]))
+    refusal = measure_refusal(analyzer, [item.gray() for item in thin(items, SPOILED)])
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = draw_all(rows, summary, members, out_dir)
     if histories is not None and (curves := training_curves(histories, members, out_dir / "training.png")):
@@ -75,11 +79,12 @@ def evaluate(
         "about": about(analyzer, fold, engine, limit, sources),
         "conventions": CONVENTIONS,
         **summary,
+        "refusal": refusal,
         "figures": [f.name for f in figures],
     }
     path = out_dir / "evaluation.json"
-    (out_dir / "evaluation.md").write_text(to_markdown(result))
-    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write(out_dir / "evaluation.md", to_markdown(result))
+    write(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if failures is not None:
         draw_failures(analyzer, items, rows, failures)
     return path

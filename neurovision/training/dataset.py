@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from neurovision.classes import BY_KEY, FIRST_TUMOR
 from neurovision.errors import DataError
+from neurovision.files import replacing
 from neurovision.scan.images import read_image
 from neurovision.scan.prepare import Canvas, label_grid, prepare
 
@@ -193,8 +194,8 @@ def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.
             canvas, labels[k] = load_item(item, size)
             pixels[k] = canvas.pixels
         pixels.flush()
-        np.save(folder / "labels.part.npy", labels)
-        (folder / "labels.part.npy").rename(folder / "labels.npy")  # last, so that a half-made pack is made again
+        with replacing(folder / "labels.npy") as part:  # last, so that a half-made pack is made again
+            np.save(part, labels)
     return np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from neurovision.classes import FIRST_TUMOR, TUMORS
 from neurovision.classifiers import build as build_classifier
 from neurovision.errors import DataError
+from neurovision.files import replacing, write
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
@@ -177,9 +178,8 @@ def train(
         items = [i for i in items if group_of(i) != "unmarked"]
         checks = [i for i in checks if i.mask is not None]
     checks = checks[::4]
-    (out / "run.json").write_text(
-        json.dumps({"recipe": asdict(recipe), "folds": list(folds), "sources": list(sources), "seed": seed}, indent=1)
-    )
+    told = {"recipe": asdict(recipe), "folds": list(folds), "sources": list(sources), "seed": seed}
+    write(out / "run.json", json.dumps(told, indent=1))
     previous: Path | None = None
     for number, phase in enumerate(recipe.phases):
         finished = out / f"phase{number}.weights.h5"
@@ -192,8 +192,7 @@ def train(
             _save_weights(model, finished)
         previous = finished
     assert previous is not None
-    (out / "final.part").write_bytes(previous.read_bytes())
-    (out / "final.part").rename(final)
+    write(final, previous.read_bytes())
     plot_history(out)
     return final
 
@@ -229,7 +228,7 @@ def _fit(
 ) -> None:
     folder.mkdir(exist_ok=True)
     callbacks: list[Any] = [
-        keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
+        _Backup(str(folder / "backup"), delete_checkpoint=False),
         keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
         keras.callbacks.TerminateOnNaN(),
     ]
@@ -295,11 +294,20 @@ def fused_normalization() -> Iterator[None]:
         keras.layers.BatchNormalization.call = plain
 
 
+class _Backup(keras.callbacks.BackupAndRestore):
+    """Keras' own writes in place: a run that is killed meanwhile could never go on."""
+
+    def _save_model(self) -> None:
+        Path(self._weights_path).parent.mkdir(parents=True, exist_ok=True)
+        _save_weights(self.model, Path(self._weights_path))
+        state = {"epoch": self._current_epoch, "batch": self._last_batch_seen}
+        write(Path(self._training_metadata_path), json.dumps(state))
+
+
 def _save_weights(model: keras.Model, path: Path) -> None:
     """Write atomically: a run that is killed leaves no half file that a resumed run would read."""
-    part = path.with_name("part.weights.h5")
-    model.save_weights(part)
-    part.rename(path)
+    with replacing(path) as part:
+        model.save_weights(part)
 
 
 def plot_history(out: Path) -> None:

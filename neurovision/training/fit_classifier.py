@@ -17,6 +17,7 @@ from neurovision.classifiers import build, card
 from neurovision.ensemble.classify import FILE
 from neurovision.ensemble.engine import variable_key
 from neurovision.errors import DataError, ModelError
+from neurovision.files import write
 from neurovision.scan.prepare import standardize
 from neurovision.training.dataset import load_index, pack
 
@@ -385,8 +386,7 @@ def _write(
 
     data = save({variable_key(v): np.asarray(v, np.float32) for v in model.variables if v.dtype.startswith("float")})
     file = f"{plan.name}.safetensors"
-    (out / f"{file}.part").write_bytes(data)
-    (out / f"{file}.part").rename(out / file)
+    write(out / file, data)
     told = {
         "name": plan.name,
         "config": {k: v for k, v in config.items() if k != "encoder_weights"},
@@ -397,5 +397,5 @@ def _write(
         "recipe": {"name": recipe, **asdict(plan)},
         "validation": scores,
     }
-    (out / FILE).write_text(json.dumps(told, indent=1))
+    write(out / FILE, json.dumps(told, indent=1))
     return told

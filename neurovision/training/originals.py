@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from neurovision.errors import DataError
+from neurovision.files import replacing
 from neurovision.scan.images import SUFFIXES, read_image
 
 FOLDS = 5
@@ -80,12 +81,10 @@ def _write(originals: Iterator[Original], folder: Path) -> None:
     fields = ["id", "image", "label", "fold", "tumor", "mask"]
     if any(r["patient"] for r in rows):
         fields.insert(2, "patient")
-    part = folder / "index.part"
-    with part.open("w", newline="") as file:
+    with replacing(folder / "index.csv") as part, part.open("w", newline="") as file:  # last: without it all is made again
         writer = csv.DictWriter(file, fields, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    part.rename(folder / "index.csv")  # last: a folder without an index is made again
 
 
 def _figshare(source: Path) -> Iterator[Original] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +21,7 @@ from neurovision.classes import TUMORS, PixelClass
 from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.volume import VolumeFindings
 from neurovision.errors import UnsupportedScan
+from neurovision.files import replacing
 from neurovision.scan.nifti import RAS_TO_LPS, read_grid
 from neurovision.scan.paint import paint
 from neurovision.scan.read import files_of, kind_of
@@ -148,9 +148,9 @@ def write_nifti_mask(
     image.set_sform(affine, code=1 if known else 0)
     image.set_qform(affine if known else None, code=1 if known else 0)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".part-{out.name}")
-    nibabel.save(image, part)
-    return part.replace(out)
+    with replacing(out) as part:
+        nibabel.save(image, part)
+    return out
 
 
 def _stem(name: str) -> str:
@@ -159,10 +159,9 @@ def _stem(name: str) -> str:
 
 def _save(dataset: Dataset, path: Path) -> Path:
     """Write atomically: a reader never sees half an object."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+    with replacing(path) as part:
         dataset.save_as(part)
-    Path(part.name).chmod(0o644)
-    return Path(part.name).replace(path)
+    return path
 
 
 def _stack(plane: np.ndarray, result: Findings | VolumeFindings, study: Study) -> np.ndarray:

@@ -17,6 +17,7 @@ from neurovision.classes import BY_KEY, FIRST_TUMOR, TUMORS
 from neurovision.ensemble.findings import Findings, Region
 from neurovision.ensemble.volume import VolumeFindings
 from neurovision.errors import DataError
+from neurovision.files import write
 from neurovision.views.overlay import gray_rgb
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def report_json(findings: Findings, notes: str = "") -> dict[str, Any]:
 
 def write_json(findings: Findings, path: Path, notes: str = "") -> None:
     """Write :func:`report_json`."""
-    path.write_text(json.dumps(report_json(findings, notes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(path, json.dumps(report_json(findings, notes), indent=2, ensure_ascii=False) + "\n")
 
 
 def region_sizes(region: Region) -> tuple[float, float, float]:
@@ -211,7 +212,7 @@ def write_pdf(findings: Findings, path: Path, notes: str = "") -> None:
         pdf.ln(1)
         _text(pdf, "Notes of the reader", 11, bold=True)
         _text(pdf, notes, 9.5)
-    path.write_bytes(bytes(pdf.output()))
+    write(path, bytes(pdf.output()))
 
 
 def _document() -> FPDF:

@@ -1,0 +1,140 @@
+"""Tampered weights: every change is refused by name before anything is parsed, and nothing in them can run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neurovision.ensemble.weights import DEFAULT, FILE, PIN, load_manifest
+from neurovision.errors import WeightsError, WeightsMissing, WeightsTampered
+
+pytestmark = pytest.mark.skipif(not (DEFAULT / FILE).is_file(), reason="no trained weights here")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A copy of the shipped set, without its cache."""
+    folder = tmp_path / "weights"
+    shutil.copytree(DEFAULT, folder, ignore=shutil.ignore_patterns("cache"))
+    return folder
+
+
+def files(folder: Path) -> list[tuple[str, str]]:
+    manifest = load_manifest(folder)
+    parts = [part for part in manifest.vote.values() if isinstance(part, dict) and "file" in part]
+    return [(m.file, m.sha256) for m in manifest.members] + [(p["file"], p["sha256"]) for p in parts]
+
+
+def test_a_changed_byte_of_any_file_is_refused(weights: Path):
+    manifest = load_manifest(weights)
+    for name, digest in files(weights):
+        assert hashlib.sha256(manifest.read(name, digest)).hexdigest() == digest
+        data = bytearray((weights / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (weights / name).write_bytes(data)
+        for hand_out in (manifest.read, manifest.path):
+            with pytest.raises(WeightsTampered, match=f"{name} is not the file that was shipped"):
+                hand_out(name, digest)
+        (weights / name).write_bytes(data[:1000])
+        with pytest.raises(WeightsTampered):
+            manifest.read(name, digest)
+        (weights / name).unlink()
+        with pytest.raises(WeightsMissing, match=name):
+            manifest.read(name, digest)
+
+
+def test_tampered_trees_are_never_parsed(weights: Path, monkeypatch: pytest.MonkeyPatch):
+    import skops.io
+    import xgboost
+
+    from neurovision.ensemble.voter import Forest, Voter
+
+    def parsed(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("parsed before its digest was checked")
+
+    monkeypatch.setattr(skops.io, "loads", parsed)
+    monkeypatch.setattr(xgboost.XGBClassifier, "load_model", parsed)
+    for name in ("boost.ubj", "forest.skops"):
+        (weights / name).write_bytes((weights / name).read_bytes() + b"x")
+    with pytest.raises(WeightsTampered, match=r"boost\.ubj"):
+        Voter.load(load_manifest(weights))
+    with pytest.raises(WeightsTampered, match=r"forest\.skops"):
+        Forest.load(load_manifest(weights))
+
+
+def test_a_pinned_manifest_alone_is_taken(weights: Path, monkeypatch: pytest.MonkeyPatch):
+    digest = hashlib.sha256((weights / FILE).read_bytes()).hexdigest()
+    monkeypatch.setenv(PIN, digest.upper())
+    assert load_manifest(weights).digest == digest
+    (weights / FILE).write_bytes((weights / FILE).read_bytes() + b" ")
+    with pytest.raises(WeightsTampered, match="asks for"):
+        load_manifest(weights)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a path in a file's name": lambda m: m["members"][0].update(file="../../etc/passwd"),
+    "an absolute file": lambda m: m["vote"]["forest"].update(file="/etc/passwd"),
+    "a digest that is none": lambda m: m["members"][0].update(sha256=""),
+    "another field": lambda m: m["members"][0].update(code="import os"),
+    "a name that is code": lambda m: m["members"][0].update(name="__import__('os')"),
+    "weights to fetch": lambda m: m["members"][0]["config"].update(encoder_weights="imagenet"),
+    "a huge canvas": lambda m: m.update(size=10**9),
+    "no canvas": lambda m: m.update(size="x"),
+    "no members": lambda m: m.update(members=[]),
+    "ten thousand members": lambda m: m.update(members=m["members"] * 2000),
+    "members of another kind": lambda m: m.update(members={"a": 1}),
+    "no vote": lambda m: m.pop("vote"),
+    "a vote of another kind": lambda m: m.update(vote=[1, 2]),
+    "a verdict of another kind": lambda m: m.update(verdict="tumor"),
+    "a config of another kind": lambda m: m["members"][0].update(config=None),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_forged_manifest_is_refused(weights: Path, what: str):
+    raw = json.loads((weights / FILE).read_text())
+    CHANGES[what](raw)
+    (weights / FILE).write_text(json.dumps(raw))
+    with pytest.raises(WeightsTampered, match="fetch the weights again"):
+        load_manifest(weights)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"\x80\x04cos\nsystem\n."])
+def test_what_is_no_manifest_is_refused(weights: Path, data: bytes):
+    (weights / FILE).write_bytes(data)
+    with pytest.raises(WeightsTampered):
+        load_manifest(weights)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 20_000), patch=st.binary(min_size=1, max_size=6))
+def test_any_change_of_the_manifest_loads_or_is_refused_by_name(weights: Path, at: int, patch: bytes):
+    data = bytearray((DEFAULT / FILE).read_bytes())
+    data[at % len(data) : at % len(data) + len(patch)] = patch
+    (weights / FILE).write_bytes(data)
+    try:
+        manifest = load_manifest(weights)
+        for name, digest in files(weights):
+            manifest.read(name, digest)
+    except WeightsError as e:
+        assert "\n" not in str(e) and str(weights) not in str(e)
+
+
+def test_a_pickle_in_the_place_of_the_trees_is_refused(tmp_path: Path):
+    import pickle
+
+    from neurovision.ensemble.voter import load_forest
+    from tests.hostile import _Bad
+
+    for data in (pickle.dumps(_Bad()), b"PK\3\4" + b"\0" * 100, b""):
+        with pytest.raises(WeightsTampered):
+            load_forest(data)
+    assert not Path("/tmp/neurovision-was-unpickled").exists()
