@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint docs gpu space-check container-check clean
+.PHONY: run test lint docs gpu space-check container-check lock audit sbom fuzz load clean
 
 run: $(VENV)/.product
 	$(BIN)/python app.py
@@ -44,6 +44,26 @@ space-check:
 # The lines of the Dockerfile, executed in a fresh root where there is no container engine.
 container-check:
 	$(PYTHON) deploy/run_lines.py Dockerfile
+
+# Every package that requirements.txt leads to, by version and hash, as the container installs it.
+lock: $(VENV)/.dev
+	$(BIN)/pip-compile requirements.txt --output-file requirements.lock --generate-hashes --strip-extras --no-header \
+		--no-emit-index-url --no-emit-find-links --quiet
+
+# Known vulnerabilities of what is locked; a machine that cannot ask says so and passes.
+audit: $(VENV)/.dev
+	$(BIN)/python -m tests.audit
+
+sbom: $(VENV)/.dev
+	$(BIN)/python -m tests.audit --sbom build/sbom.cdx.json
+
+# The long measurements of docs/reliability.md: about 55 minutes on a quiet machine.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.hostile
+	$(BIN)/python -m tests.fuzz images dicom nifti masks --seconds 600
+
+load: $(VENV)/.dev
+	$(BIN)/python -m tests.load --clients 32 --seconds 300
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

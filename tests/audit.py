@@ -21,10 +21,10 @@ def audit(lock: Path = LOCK) -> list[dict[str, Any]] | None:
     """What pip-audit says of every locked package, or None where it could ask nobody."""
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--disable-pip", "--require-hashes"]
     command += ["--format", "json", "--progress-spinner", "off"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
         found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, subprocess.TimeoutExpired):
         return None
     return found
 

@@ -480,6 +480,30 @@ def _memory(what: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in told if line.startswith(what))
 
 
+def _cost() -> list[str]:
+    """What reading a file in a process of its own costs, against reading it directly."""
+    from tests.reliability import machine, table
+
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for what, data in (
+            ("picture 256 x 256 (PNG)", encoded("PNG", Image.open(ROOT / "examples" / "glioma.png"))),
+            ("slice 64 x 64 (DICOM)", dicom()), ("volume 64 x 64 x 10 (NIfTI)", nifti()),
+        ):  # fmt: skip
+            path = Path(name) / "x"
+            path.write_bytes(data)
+            took = []
+            for ask_ in (lambda p=path: read.read(p), lambda p=path: contained.study([p])):
+                times = []
+                for _ in range(31):
+                    start = time.perf_counter()
+                    ask_()
+                    times.append(1e3 * (time.perf_counter() - start))
+                took.append(f"{sorted(times)[15]:.1f} ms")
+            rows.append([what, *took])
+    return [f"`python -m tests.hostile`, medians of 31; {machine()}.", "", *table(["file", "directly", "contained"], rows)]
+
+
 def main() -> None:
     """Read the whole corpus and write the counts."""
     from tests.reliability import machine, record, table
@@ -517,6 +541,7 @@ def main() -> None:
             print(*rows[-1])
     for fault in faults:
         print(fault)
+    record("contained", _cost())
     columns = ["reader", "files", "read", "refused", "crashes", "files left", "slowest", "most memory, uncontained"]
     total = sum(int(r[1]) for r in rows)
     record("hostile", [
