@@ -301,7 +301,8 @@ def _serve(channel: socket.socket) -> None:
         (resource.RLIMIT_FSIZE, 0),  # no file can be written
         (resource.RLIMIT_CORE, 0),  # no patient's pixels in a core dump
     ):
-        resource.setrlimit(kind, (limit, limit))
+        with contextlib.suppress(ValueError, OSError):  # a lower limit stands already, or macOS has no such one
+            resource.setrlimit(kind, (limit, limit))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
     (length,) = struct.unpack("<I", _exactly(channel, 4))
