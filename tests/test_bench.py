@@ -17,16 +17,28 @@ from standin import NAMES, MeanOfMembers, standin
 from typer.testing import CliRunner
 
 import neurovision
+from neurovision.classes import FIRST_TUMOR
 from neurovision.cli import app
 from neurovision.ensemble.cache import DIGESTS, kept
 from neurovision.ensemble.engine import OpenVinoEngine, ReferenceEngine, predict_both_ways
 from neurovision.ensemble.features import label_map, pixel_features
-from neurovision.ensemble.pipeline import BATCH, restore_labels
+from neurovision.ensemble.pipeline import BATCH, Analyzer, restore_labels
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, load_forest
 from neurovision.errors import DataError
-from neurovision.evaluation.bench import MARKS, TARGETS, table, tree_mb, write_measured
+from neurovision.evaluation import bench
+from neurovision.evaluation.bench import (
+    MARKS,
+    TARGETS,
+    NaiveAnalyzer,
+    compare_slices,
+    phantom_scans,
+    table,
+    tree_mb,
+    write_measured,
+)
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.prepare import prepare, standardize
+from neurovision.scan.read import read
 
 
 def smooth_softmax(rng, *shape):
@@ -194,12 +206,12 @@ def test_gpu_is_told_where_there_is_one():
 class TestMeasuredBlock:
     def test_only_what_is_between_the_marks_changes(self, tmp_path):
         page = tmp_path / "page.md"
-        page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+        page.write_text(f"before\n{MARKS[0]}\nstale\n{MARKS[1]}\nafter\n")
         for ratio in (7.0, 13.0):
             write_measured(page, result(ratio))
         text = page.read_text()
         assert text.startswith(f"before\n{MARKS[0]}\n") and text.endswith(f"\n{MARKS[1]}\nafter\n")
-        assert "old" not in text and "7.00 x" not in text and text.count("13.00 x") == 1
+        assert "stale" not in text and "7.00 x" not in text and text.count("13.00 x") == 1
 
     def test_a_page_without_marks_is_refused(self, tmp_path):
         page = tmp_path / "page.md"
@@ -213,7 +225,50 @@ class TestMeasuredBlock:
         assert text.index(MARKS[0]) < text.index(MARKS[1])
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory by process is read from Linux' /proc")
+class TestMeasuring:
+    """The benchmark itself, on the stand-in."""
+
+    def test_slices_are_compared_with_the_naive_way(self, tmp_path):
+        class Blind(Analyzer):
+            def restore(self, canvas, probabilities):
+                return np.zeros(canvas.shape, np.uint8)
+
+        fast = standin()
+        scans = phantom_scans(tmp_path, 3)
+        masks = [fast.analyze(read(scan.path)).mask for scan in scans]
+        assert any((mask >= FIRST_TUMOR).any() for mask in masks)
+        same = compare_slices(fast, standin(), scans)
+        assert same["labels_changed"] == same["dice_shift"] == 0
+        other = compare_slices(fast, Blind(fast.manifest, fast.engine, fast.voter), scans)
+        changed = np.mean([(mask > 0).mean() for mask in masks]) * 1e4
+        dice = [
+            2 * ((mask >= FIRST_TUMOR) & scan.truth).sum() / ((mask >= FIRST_TUMOR).sum() + scan.truth.sum())
+            for mask, scan in zip(masks, scans, strict=True) if scan.truth.any()
+        ]  # fmt: skip
+        assert other["labels_changed"] == pytest.approx(changed, abs=1e-3)
+        assert other["dice_shift"] == pytest.approx(np.mean(dice), abs=1e-6)  # a blind mask has a Dice of 0
+        stages = {"decode", "prepare", "networks", "vote", "measure", "total"}
+        assert set(other["milliseconds"]["naive"]) == stages == set(other["milliseconds"]) - {"naive"}
+
+    def test_the_naive_way_restores_everything(self):
+        canvas = prepare(phantom("glioma", 4, 200)[0].gray(), 96)
+        probabilities = smooth_softmax(np.random.default_rng(0))
+        fast = standin()
+        naive = NaiveAnalyzer(fast.manifest, fast.engine, fast.voter)
+        assert np.array_equal(
+            naive.restore(canvas, probabilities), label_map(canvas.restore_probabilities(probabilities))
+        )
+
+    def test_cost_as_work_grows_is_plotted(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(bench, "GROWING", (1, 3))
+        monkeypatch.setattr(bench, "_alone", lambda engine, member, size: 1.0 + member)
+        found = bench.scaling(standin(), tmp_path / "plot.png")
+        assert [*found["slices"]] == [1, 3] and [*found["side of the picture, px"]][::6] == [1, 512]
+        assert found["members"][8] == 1 + 2 + 3 + 4 + 5 + 1 + 2 + 3
+        assert cv2.imread(str(tmp_path / "plot.png")).shape[2] == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory by process is read from Linux' /proc")
 def test_memory_of_a_process_tree_counts_its_children():
     child = "import time; kept = bytearray(b'x') * 60_000_000; print('ready', flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"

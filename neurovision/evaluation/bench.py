@@ -155,18 +155,19 @@ def bench(
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before this run adds its own
     start = perf_counter()
-    analyzer = Analyzer.load(weights, engine)
-    reference = ReferenceEngine(analyzer.manifest)
-    naive = NaiveAnalyzer(analyzer.manifest, NaiveEngine(reference), NaiveVoter(analyzer.manifest))
     with tempfile.TemporaryDirectory() as folder:
-        chosen = _phantoms(Path(folder), scans) if data is None else _real(data, scans)
-        result = _slices(analyzer, naive, chosen)
+        arguments = [weights.resolve(), engine, phantom_scans(Path(folder), 1)[0].path]
+        memory = _memory(arguments)  # first, as it is what other software may spoil
+        cold_start, starts_ms = _cold_start(arguments, starts)
+        analyzer = Analyzer.load(weights, engine)
+        reference = ReferenceEngine(analyzer.manifest)
+        naive = NaiveAnalyzer(analyzer.manifest, NaiveEngine(reference), NaiveVoter(analyzer.manifest))
+        chosen = phantom_scans(Path(folder), scans) if data is None else _real(data, scans)
+        result = {**compare_slices(analyzer, naive, chosen), **memory}
         result.update(_networks(analyzer.engine, reference, chosen, analyzer.manifest.size, repeats))
-        result["processor_milliseconds"]["networks"] = result["networks"].pop("processor_milliseconds")
-        result["ratios"] |= {"networks": result["networks"]["ratio"], **_volume(analyzer)}
-        arguments = [weights.resolve(), engine, _phantoms(Path(folder), 1)[0].path]
-        result["ratios"]["cold_start"], result["milliseconds"]["cold_start"] = _cold_start(arguments, starts)
-        result.update(_memory(arguments))
+    result["processor_milliseconds"]["networks"] = result["networks"].pop("processor_milliseconds")
+    result["milliseconds"]["cold_start"] = starts_ms
+    result["ratios"] |= {"networks": result["networks"]["ratio"], "cold_start": cold_start, **_volume(analyzer)}
     result["ratios"] = {key: round(result["ratios"][key], 2) for key in TARGETS}
     result["gpu"] = _gpu(analyzer.manifest, repeats)
     result["machine"] = {
@@ -184,7 +185,8 @@ def bench(
     return result
 
 
-def _phantoms(folder: Path, count: int) -> list[Scan]:
+def phantom_scans(folder: Path, count: int) -> list[Scan]:
+    """Phantoms of every kind, written into ``folder``."""
     from PIL import Image
 
     scans = []
@@ -203,7 +205,7 @@ def _real(data: Path, count: int) -> list[Scan]:
     return [Scan(i.image, i.truth()) for i in chosen]
 
 
-def _slices(analyzer: Analyzer, naive: Analyzer, scans: Sequence[Scan]) -> dict[str, Any]:
+def compare_slices(analyzer: Analyzer, naive: Analyzer, scans: Sequence[Scan]) -> dict[str, Any]:
     """One slice and the vote alone, both ways, and whether the labels stay."""
     ways = {"fast": analyzer, "naive": naive}
     for each in ways.values():
