@@ -227,7 +227,7 @@ class TestTraining:
 
     def test_trains_resumes_and_stacks(self, folder, tmp_path, monkeypatch):
         """One tiny member through training, a killed run's resumption, the vote, and serving; then with a classifier."""
-        from neurovision.ensemble.engine import load_engine
+        from neurovision.ensemble.engine import KerasEngine, load_engine
         from neurovision.ensemble.pipeline import Analyzer
         from neurovision.training import fit, stack
         from neurovision.training.recipes import Phase, recipe
@@ -253,6 +253,7 @@ class TestTraining:
         with (runs / "unet" / "history.csv").open() as file:
             assert len(list(csv.DictReader(file))) == 2
 
+        monkeypatch.setattr(stack, "load_engine", KerasEngine)  # converting takes longer than all else here
         with pytest.raises(WeightsMissing, match="unetpp"):
             stack.stack(folder, runs, tmp_path / "weights", 3)
         with pytest.raises(DataError, match="was trained on fold 2"):

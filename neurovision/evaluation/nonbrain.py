@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
+
+from neurovision.ensemble.pipeline import UNFAMILIAR, Analyzer
+from neurovision.scan.study import Source, Study
 
 # Photographs and microscopy that come inside packages which the project installs anyway.
 _PACKAGED = {
@@ -45,6 +49,42 @@ def strangers(seed: int = 7) -> list[Stranger]:
     for draw, count in ((_page, 24), (_plot, 20), (_chest, 30), (_limb, 16), (_noise, 16), (_texture, 24), (_blank, 8)):
         found += [Stranger(draw.__name__[1:], f"drawn {k}", draw(rng)) for k in range(count)]
     return found
+
+
+def spoiled(gray: np.ndarray) -> dict[str, np.ndarray]:
+    """A real scan as it should not come: kind to float32 ``(H, W)``."""
+    height, width = gray.shape
+    return {
+        "scan, upside down": gray[::-1, ::-1],
+        "scan, lower half": gray[height // 2 :],
+        "scan, a middle quarter": gray[height // 4 : -height // 4, width // 4 : -width // 4],
+        "scan, negative": 1 - gray,
+    }
+
+
+def measure_refusal(analyzer: Analyzer, scans: Sequence[np.ndarray]) -> dict[str, dict[str, int]]:
+    """Ask the analyzer about all strangers and about spoiled scans.
+
+    Args:
+        analyzer: The product.
+        scans: Real slices, float32 ``(H, W)`` in [0, 1].
+
+    Returns:
+        Kind to how many there are (``n``), were ``refused``, read with a warning (``warned``), read without one
+        (``passed``) and, among all that were read, ``called_tumor``.
+    """
+    pictures = [(s.kind, s.gray) for s in strangers()]
+    pictures += [(kind, gray) for scan in scans for kind, gray in spoiled(scan).items()]
+    table: dict[str, dict[str, int]] = {}
+    for kind, gray in tqdm(pictures, desc="refusal", unit="picture", disable=None):
+        pixels = np.ascontiguousarray(np.clip(gray, 0, 1)[None, ..., None], np.float32)
+        found = analyzer.analyze(Study(pixels, Source("picture", "array")))
+        line = table.setdefault(kind, dict.fromkeys(("n", "refused", "warned", "passed", "called_tumor"), 0))
+        line["n"] += 1
+        what = "refused" if found.status == "rejected" else "warned" if UNFAMILIAR in found.warnings else "passed"
+        line[what] += 1
+        line["called_tumor"] += found.verdict == "tumor"
+    return table
 
 
 def _photographs(rng: np.random.Generator) -> Iterator[Stranger]:

@@ -45,7 +45,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def to_markdown(result: dict[str, Any]) -> str:
     """The whole report."""
     parts = [_opening(result), _masks(result), _classes(result), _verdict(result), _against(result)]
-    parts += [_failures(result), _uncertainty(result)]
+    parts += [_failures(result), _uncertainty(result), _refusal(result)]
     pictures = [f"![{CAPTIONS[f]}]({f})\n\n{CAPTIONS[f]}\n" for f in result["figures"]]
     about = result["about"]
     closing = ["## How it was counted\n", *[f"- **{k}**: {v}" for k, v in result["conventions"].items()], ""]
@@ -210,6 +210,19 @@ def _failures(result: dict[str, Any]) -> str:
     sizes = ("smallest quarter", "second", "third", "largest")
     head = ("data set", f"missed (Dice < {FOUND})", f"poor (Dice < {POOR})", *(f"Dice, {q}" for q in sizes))
     return "## Where the vote fails\n\n" + table(head, lines)
+
+
+def _refusal(result: dict[str, Any]) -> str:
+    columns = ("n", "refused", "warned", "passed", "called_tumor")
+    alien = [line for kind, line in result["refusal"].items() if not kind.startswith("scan")]
+    total = {c: sum(line[c] for line in alien) for c in columns}
+    lines = [(kind, *(str(line[c]) for c in columns)) for kind, line in {**result["refusal"], "**no scan**": total}.items()]
+    real = ", ".join(f"{TITLES[s]} {v['rejected']} of {v['n']}" for s, v in result["scans"].items())
+    return (
+        "## Refusal\n\nPictures that are no brain MRI (photographs out of installed packages, and drawn ones), and real "
+        f"scans turned, cut or inverted. Real scans as they are, refused: {real}.\n\n"
+        + table(("picture", "n", "refused", "read with a warning", "read without", "called tumor"), lines)
+    )
 
 
 def _uncertainty(result: dict[str, Any]) -> str:

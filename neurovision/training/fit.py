@@ -125,12 +125,15 @@ class Batches(keras.utils.PyDataset):
         self.epoch += 1
 
 
-def grouped(items: Sequence[Item], size: int, cache: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Packed arrays of each group, drawn ones included."""
+def grouped(items: Sequence[Item], size: int, cache: Path, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Packed arrays of each group, drawn ones included; only the classifier learns from strange ones."""
     pixels, labels = pack(items, size, cache)
     names = np.array([group_of(i) for i in items])
     arrays = {g: (pixels[names == g], labels[names == g]) for g in GROUPS[:-2]}
-    return {**arrays, "phantom": phantom_pack(size), "strange": strange_pack(size)}
+    arrays["phantom"] = phantom_pack(size)
+    if task == "type":
+        arrays["strange"] = strange_pack(size)
+    return arrays
 
 
 def train(
@@ -185,7 +188,7 @@ def train(
         finished = out / f"phase{number}.weights.h5"
         if not finished.is_file():
             model = _phase_model(recipe, phase, previous)
-            groups = grouped(items, phase.size, out.parent / "cache")
+            groups = grouped(items, phase.size, out.parent / "cache", recipe.task)
             validation = _validation(checks, phase.size, out.parent / "cache", recipe.task)
             batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
             _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)

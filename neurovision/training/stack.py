@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 MEMBERS = ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet")
 CLASSIFIER = "efficientnetlite0"
 CHUNK = 16
-REFUSED, WARNED = 0.002, 0.02  # of real scans that no network saw: refused as strangers, and read with a warning
+REFUSED, WARNED = 0.004, 0.02  # of real scans that no network saw: refused as strangers, and read with a warning
 PIXELS_A_SLICE = 90
 # The threshold that serves Dice best is half the Dice that can be reached (Lipton 2014, arXiv 1402.1892), not 0.5;
 # weighing tumor pixels by (1 - t) / t puts the vote's 0.5 at t = 0.38.
