@@ -7,8 +7,9 @@ RECIPE = Recipe(
     config={"width": 16, "encoder": "efficientnetlite0", "encoder_weights": "imagenet"},
     phases=(
         Phase(128, 1, 2e-3, "encoder"),
-        Phase(128, 10, 1e-3, "depthwise"),
-        Phase(160, 3, 6e-4, "depthwise"),
+        Phase(128, 5, 1e-3),
+        Phase(160, 2, 6e-4),
+        Phase(160, 3, 5e-4, batch=4),
     ),
     batch=8,
     schedule="cosine",
