@@ -87,11 +87,10 @@ def test_any_bytes_are_refused(data: bytes):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed (Linux only)")
-@pytest.mark.parametrize("reader", ["dicom", "nifti"])
-def test_a_short_fuzzing_run_finds_nothing(reader: str):
+def test_a_short_fuzzing_run_finds_nothing():
     from tests.fuzz import fuzz
 
-    told = fuzz(reader, 3)
+    told = fuzz("dicom", 3)
     assert int(told["executions"]) > 50, told["log"]
     assert told["crashes"] == "0", told["log"]
 
