@@ -566,8 +566,8 @@ def test_a_plan_is_worked_by_hand(local: Path, tmp_path: Path):
     stages = {"read": 10.0, "prepare": 20.0, "networks": 180.0, "vote": 90.0, "measure": 50.0, "write": 10.0}
     text = plan([Measured(line, 360.0, stages, 20_000.0, 1_000.0)], Assumed(0.05, 2.0, 3.6, 1.0, 524.288, 50.0))
     assert "| local | 2 | X | 10 | 10 | 5 | 2.00 | 360 | 1 | 500 |" in text
-    assert "| CPU only | 100 | 0 | 5.00 | 0.3 | 0.1 |" in text  # 360 ms x 10^6 = 100 hours
-    assert "| one GPU fed by 50 cores | 50 | 1.0 | 4.50 | 0.1 | 0.0 |" in text  # 180 ms, and 3.6 ms on the GPU
+    assert "| CPU only | 100 | 0 | 5.00 | 6.2 | 1.6 |" in text  # 360 ms x 10^6 = 100 hours
+    assert "| one GPU fed by 50 cores | 50 | 1.0 | 4.50 | 3.1 | 1.0 |" in text  # 180 ms, and 3.6 ms on the GPU
     assert "Written: 1.0 GB" in text and "| disk of 524.288 MB/s, the same slices | 1000 | 360 |" in text
     document = tmp_path / "scale.md"
     document.write_text("a\n<!-- measured -->\nold\n<!-- /measured -->\nb\n")

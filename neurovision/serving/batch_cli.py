@@ -32,7 +32,7 @@ def batch(
         bool, typer.Option("--anonymize", "--anonymise", help="Name sources by keyed digests instead of paths.")
     ] = False,
     partition: Annotated[int, typer.Option(min=1, help="Scans or series of one Parquet file at most.")] = 64,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join, such as auto or ray://host:10001.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join: auto, or host:6379.")] = None,
     cpus_per_worker: Annotated[float, typer.Option(help="Processors of a Ray actor.")] = 1.0,
     gpus_per_worker: Annotated[float, typer.Option(help="GPUs of a Ray actor, fractions allowed.")] = 0.0,
     days: Annotated[int | None, typer.Option(help="Archive: how old studies may be.")] = None,

@@ -118,13 +118,13 @@ def plan(runs: Sequence[Measured], assumed: Assumed) -> str:
         f"A million slices, from these rates; a core costs {assumed.core_hour:g} an hour and a GPU {assumed.gpu_hour:g}"
         f" (assumed), and the networks take {assumed.gpu_ms:g} ms a slice on a GPU (assumed, not measured):",
         _table(
-            ["", "core-hours", "GPU-hours", "cost", *(f"days on {n} cores" for n in MACHINES)],
+            ["", "core-hours", "GPU-hours", "cost", *(f"hours on {n} cores" for n in MACHINES)],
             [
                 ["CPU only", f"{hours:.0f}", "0", f"{hours * assumed.core_hour:.2f}",
-                 *(f"{hours / n / 24:.1f}" for n in MACHINES)],
+                 *(f"{hours / n:.1f}" for n in MACHINES)],
                 [f"one GPU fed by {feeding:.0f} cores", f"{rest_hours:.0f}", f"{gpu_hours:.1f}",
                  f"{rest_hours * assumed.core_hour + gpu_hours * assumed.gpu_hour:.2f}",
-                 *(f"{max(rest_hours / n, gpu_hours) / 24:.1f}" for n in MACHINES)],
+                 *(f"{max(rest_hours / n, gpu_hours):.1f}" for n in MACHINES)],
             ],
         ),
         f"Written: {best.bytes_out * MILLION / 1e9:.1f} GB a million slices, table and masks. The most that each part of"
