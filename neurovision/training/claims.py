@@ -177,6 +177,10 @@ _LGG_WEIGHTED: dict[str, Any] = {"class_weights": None}
 _DICE_ONLY: dict[str, Any] = {"class_weights": NONE, "dice": 1.0}
 _B_SEG: dict[str, Any] = {"source": "figshare", "size": 512, "note": _B_NOTE}
 _PATIENTS: dict[str, Any] = {"splits": ("patients",)}
+_Change = tuple[str, str, dict[str, Any]]
+_MUSICA: _Change = ("musica", "with MUSICA", {"musica": True})
+_PLAIN: _Change = ("plain", "without augmentation", {"augment": False})
+_AUGMENTED: _Change = ("augmented", "with augmentation", {"augment": True})
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -270,18 +274,14 @@ CLAIMS: tuple[Claim, ...] = (
             f"ablation-resnet50-{key}", "ablation", "resnet50_v1", f"ResNet50, first version, {words}", {}, "ResNet50",
             against="b-resnet50-v1", **change, **_PATIENTS,
         )
-        for key, words, change in (
-            ("musica", "with MUSICA", {"musica": True}), ("plain", "without augmentation", {"augment": False})
-        )
+        for key, words, change in (_MUSICA, _PLAIN)
     ),
     *(
         _segmenter(
             f"ablation-unet-{key}", "ablation", "unet", f"U-Net, {words}", schedule=_A1, size=224, width=8,
             **{**_A, **change}, **_PATIENTS, against="a-unet",
         )
-        for key, words, change in (
-            ("musica", "with MUSICA", {"musica": True}), ("augmented", "with augmentation", {"augment": True})
-        )
+        for key, words, change in (_MUSICA, _AUGMENTED)
     ),
     _segmenter(
         "b-deeplabv3plus-v1", "B", "deeplabv3plus", "DeepLabV3+, first schedule", schedule=_TEN, width=32,
