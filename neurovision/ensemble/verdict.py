@@ -80,10 +80,12 @@ def refusal(gray: np.ndarray, canvas: Canvas, classified: bool = False) -> str |
     Args:
         gray: float32 ``(H, W)`` in [0, 1].
         canvas: Its canvas.
-        classified: A classifier looks at what passes here, so that a head need not stand out from the air.
+        classified: A classifier looks at what passes here, so that more may pass: what is dim, and heads that do not
+            stand out from the air.
     """
     darkest, brightest = np.percentile(gray, (0.5, 99.5))
-    if brightest - darkest < 0.015:  # four levels of 256; the end slices of a volume are dim, but not that dim
+    # Four levels of 256: the end slices of a volume are dim, but hardly that dim. A classifier may look at two.
+    if brightest - darkest < (0.006 if classified else 0.015):
         return "The picture has almost no contrast; there is nothing to read."
     p = gray - gray.mean()
     smoothness = float((p[:, 1:] * p[:, :-1]).mean() / max((p * p).mean(), 1e-9))
