@@ -239,8 +239,12 @@ def _measured(
     softmax: np.ndarray, labels: np.ndarray, items: Sequence[Item], cost: tuple[int, int, float, float, int],
     unseen: Trial | None = None, model: Any = None,
 ) -> Trial:  # fmt: skip
-    tallied = _tally(np.asarray(labels) >= FIRST_TUMOR, softmax[..., FIRST_TUMOR:].sum(-1), 0.5)
-    return Trial(*tallied, [i.patient or i.id for i in items], *cost, unseen=unseen, model=model)
+    counts, positive, negative = _tally(np.asarray(labels) >= FIRST_TUMOR, softmax[..., FIRST_TUMOR:].sum(-1), 0.5)
+    training, seen, seconds, milliseconds, parameters = cost
+    return Trial(
+        counts, positive, negative, [i.patient or i.id for i in items], training, seen, seconds, milliseconds, parameters,
+        unseen=unseen, model=model,
+    )  # fmt: skip
 
 
 def _standard(pixels: np.ndarray) -> np.ndarray:
