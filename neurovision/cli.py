@@ -16,6 +16,7 @@ from neurovision.errors import NeurovisionError
 from neurovision.evaluation import bench_cli, study_cli
 from neurovision.evaluation.diffusion_cli import diffuse_app
 from neurovision.serving.batch_cli import batch, batch_plan
+from neurovision.serving.hub_cli import Weights, hub_app
 from neurovision.serving.pacs_cli import pacs_app
 from neurovision.serving.serve_cli import serve
 from neurovision.training.sam_cli import sam_app
@@ -38,14 +39,14 @@ app = typer.Typer(
 
 app.add_typer(diffuse_app, name="diffuse")
 app.add_typer(pacs_app, name="pacs")
+app.add_typer(sam_app, name="sam")
 study_cli.register(app)
 bench_cli.register(app)
+app.add_typer(hub_app, name="hub")
 app.command()(batch)
 app.command()(batch_plan)
 app.command()(serve)
-app.add_typer(sam_app, name="sam")
 
-Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
 Data = Annotated[Path | None, typer.Option(help="Prepared scans; NEUROVISION_DATA by default.")]
 Runs = Annotated[Path, typer.Option(help="Folder of training runs.")]
 
@@ -200,36 +201,40 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, weights: Weights = None
 ) -> None:
     """List the architectures: kind, input size, whether they vote, parameters and shipped weights."""
+    from neurovision import classifiers, segmenters
     from neurovision.ensemble.weights import load_manifest
     from neurovision.errors import WeightsMissing
-    from neurovision.segmenters import cards
 
     try:
-        shipped = {m.name: m for m in load_manifest(weights).members}
+        manifest = load_manifest(weights)
+        shipped = {m.name: m for m in (*manifest.members, manifest.classifier) if m is not None}
     except WeightsMissing:
         shipped = {}
+    listed = [(c, "segmenter", c.votes) for c in segmenters.cards()]
+    listed += [(c, "classifier", False) for c in classifiers.cards()]  # type: ignore[misc]
     rows = [
         {
             "name": c.name,
-            "title": c.title,
-            "kind": "segmenter",
+            "title": segmenters.title_of(c.name, shipped[c.name].config) if votes and c.name in shipped else c.title,
+            "kind": kind,
             "parameters": shipped[c.name].parameters if c.name in shipped else None,
             "input_size": c.size,
-            "votes": c.votes,
+            "votes": votes,
             "weights": shipped[c.name].file if c.name in shipped else None,
             "paper": c.paper,
             "claim": c.claim,
         }
-        for c in cards()
+        for c, kind, votes in listed
     ]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{'name':18} {'title':22} {'input':>5}  {'votes':5}  {'parameters':>10}  weights")
+    print(f"{'name':20} {'title':26} {'kind':10} {'input':>5}  {'votes':5}  {'parameters':>10}  weights")
     for r in rows:
         parameters = f"{r['parameters']:,}" if r["parameters"] else "-"
         votes = "yes" if r["votes"] else "no"
-        print(f"{r['name']:18} {r['title']:22} {r['input_size']:5}  {votes:5}  {parameters:>10}  {r['weights'] or '-'}")
+        kind, file = r["kind"], r["weights"] or "-"
+        print(f"{r['name']:20} {r['title']:26} {kind:10} {r['input_size']:5}  {votes:5}  {parameters:>10}  {file}")
 
 
 @app.command()
@@ -268,7 +273,7 @@ def train(
     accepted: Annotated[bool, typer.Option(help="Also train on masks accepted with 'neurovision sam accept'.")] = False,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
-    """Train one segmenter by its recipe; a stopped run goes on where it was."""
+    """Train one network by its recipe; a stopped run goes on where it was."""
     import logging
 
     from neurovision.training.dataset import SOURCES, data_root

@@ -517,7 +517,7 @@ def test_batch_models_and_report_in_the_browser(visitor: Visitor, text_file: str
     rows.nth(2).wait_for()
     assert [rows.nth(k).locator("td").first.inner_text() for k in range(3)] == ["glioma.png", "healthy.png", "letter.txt"]
     visitor.tab("Models")
-    page.get_by_text("Loaded networks, all of which vote").first.wait_for()
+    page.get_by_text("Loaded networks: the members of the vote").first.wait_for()
     visitor.tab("Diagnose")
     visitor.example("Glioma T1")
     visitor.verdict("Tumor detected")

@@ -157,14 +157,16 @@ def _check(raw: dict[str, Any]) -> None:
         ValueError: Something is not as this project writes it.
         KeyError: Something is missing.
     """
-    listed = [*raw["members"], *(part for part in raw["vote"].values() if isinstance(part, dict) and "file" in part)]
+    networks = [*raw["members"], *([raw["classifier"]] if raw.get("classifier") else [])]
+    listed = [*networks, *(part for part in raw["vote"].values() if isinstance(part, dict) and "file" in part)]
+    listed += [raw["familiar"]] if raw.get("familiar") else []
     sound = (
         32 <= int(raw["size"]) <= 1024
         and 1 <= len(raw["members"]) <= 32
         and all(re.fullmatch(r"[A-Za-z0-9_.-]{1,80}", e["file"]) for e in listed)
         and all(re.fullmatch(r"[0-9a-f]{64}", e["sha256"]) for e in listed)
-        and all(re.fullmatch(r"[a-z0-9_]{1,40}", m["name"]) for m in raw["members"])
-        and not any("weights" in key for m in raw["members"] for key in m["config"])  # a builder would fetch those
+        and all(re.fullmatch(r"[a-z0-9_]{1,40}", m["name"]) for m in networks)
+        and not any("weights" in key for m in networks for key in m["config"])  # a builder would fetch those
         and isinstance(raw["verdict"], dict)
         and isinstance(raw["training"], dict)
     )

@@ -118,7 +118,8 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
         f"---\n{_head(manifest, result)}\n---\n",
         f"# {NAME}\n",
         "Five compact Keras segmenters read one slice of a brain MRI, a random forest and gradient-boosted trees vote on "
-        "every pixel, and a calibrated model gives the verdict: tumor or none, where, how large, and of which type. "
+        "every pixel, and a calibrated model gives the verdict: tumor or none, where, how large, and of which type. A "
+        "classifier of the whole slice has its part in verdict and type, and refuses pictures that are no brain MRI. "
         "**A research tool, not a medical device.**\n",
         _members(manifest),
         _use(),
@@ -128,7 +129,7 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
             [(f"{s}: {d.title}", d.origin, d.license, d.holds, d.used) for s, d in DATA.items() if s in sources],
         ),
         f"Split: {manifest.training['split']}. Members: folds {', '.join(map(str, manifest.training['member_folds']))}; "
-        f"vote and verdict: fold {manifest.training['vote_fold']}. Phantoms, drawn by the project, are mixed in.\n",
+        f"vote, verdict and refusal: fold {manifest.training['vote_fold']}. Phantoms, drawn by the project, are mixed in.\n",
         "### Terms of the weights\n",
         (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",
         _figures(result),
@@ -186,11 +187,14 @@ def _members(manifest: Manifest) -> str:
         )
         for m in manifest.members
     ]
+    if manifest.classifier is not None:
+        m = manifest.classifier
+        rows.append((m.name, "classifier of the whole slice", f"{m.parameters:,}", "does not vote", m.sha256[:12]))
     size = manifest.size
-    head = ("member", "architecture", "parameters", "variant", "sha256")
+    head = ("network", "architecture", "parameters", "variant", "sha256")
     return (
-        "## Members\n\n" + table(head, rows) + f"\nEach reads one gray slice, the head cropped onto {size} x {size} pixels, "
-        "and gives five classes: air, healthy head, glioma, meningioma, pituitary tumor. "
+        "## Networks\n\n" + table(head, rows) + "\nEach member reads one gray slice, the head cropped onto "
+        f"{size} x {size} pixels, and gives five classes: air, healthy head, glioma, meningioma, pituitary tumor. "
         f"Manifest `{manifest.digest[:12]}`, trained {manifest.training['date']}.\n"
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from neurovision.classifiers import card as classifier_card
 from neurovision.ensemble.weights import Manifest
 from neurovision.segmenters import card, cards
 from neurovision.views.ui import parts
@@ -27,7 +28,7 @@ LIMITS = (
 
 
 def members_html(manifest: Manifest) -> str:
-    """The voting networks as they are loaded."""
+    """The networks as they are loaded."""
     rows = []
     for m in manifest.members:
         known = card(m.name)
@@ -38,8 +39,17 @@ def members_html(manifest: Manifest) -> str:
                 f"<code>{m.sha256[:12]}</code>",
             ]
         )  # fmt: skip
+    if manifest.classifier is not None:
+        reader = manifest.classifier
+        rows.append(
+            [
+                f"<b>{escape(classifier_card(reader.name).title)}</b>", escape(classifier_card(reader.name).paper),
+                f"{reader.parameters:,}", "whole slice: verdict, type, refusal; no vote", f"{manifest.size}",
+                f"<code>{reader.sha256[:12]}</code>",
+            ]
+        )  # fmt: skip
     head = ["Network", "Paper", "#Parameters", "Built with", "#Input (px)", "sha256"]
-    return parts.table("Loaded networks, all of which vote", head, rows)
+    return parts.table("Loaded networks: the members of the vote, and the classifier", head, rows)
 
 
 def facts_html(manifest: Manifest, device: str, seconds: float) -> str:
