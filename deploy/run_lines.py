@@ -9,11 +9,13 @@ compression. Needs root, debootstrap, unshare and setpriv.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -187,9 +189,11 @@ class Machine:
     def command(self, stage: Stage, words: list[str], read_only: bool = False) -> list[str]:
         """What to start on this machine so that ``words`` run in the stage's root, as its user, in its folder."""
         root = str(stage.root)
-        lines = [f"mount --rbind {root} {root}", f"mount -t proc proc {root}/proc", f"mount --rbind /dev {root}/dev"]
+        lines = [f"PATH={os.environ['PATH']}:/usr/sbin:/sbin"]  # of this machine, for what is done before the root changes
+        lines += [f"mount --rbind {root} {root}", f"mount -t proc proc {root}/proc", f"mount --rbind /dev {root}/dev"]
         if read_only:
-            lines = [lines[0], f"mount -o remount,bind,ro {root}", *lines[1:], f"mount -t tmpfs tmpfs {root}/tmp"]
+            lines[2:2] = [f"mount -o remount,bind,ro {root}"]
+            lines.append(f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp")
         else:
             for path in (Path("/etc/resolv.conf"), *self.bind):
                 place = stage.root / path.relative_to("/")
@@ -199,10 +203,12 @@ class Machine:
                 else:
                     place.touch()
                 lines.append(f"mount --bind {path.resolve()} {place}")
-        inner = f"cd {shlex.quote(stage.folder)} && exec " + shlex.join(words)
+        path = shlex.quote(stage.environment["PATH"])
+        inner = f"export PATH={path} && cd {shlex.quote(stage.folder)} && exec " + shlex.join(words)
         user = ["setpriv", f"--reuid={stage.user}", f"--regid={stage.user}", "--clear-groups"]
-        lines.append("exec " + shlex.join(["chroot", root, *user, "/bin/sh", "-c", inner]))
-        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-e", "-c", "\n".join(lines)]
+        as_user = "PATH=/usr/bin:/bin exec " + shlex.join([*user, "/bin/sh", "-c", inner])
+        lines.append("exec chroot " + shlex.join([root, "/bin/sh", "-c", as_user]))
+        return ["unshare", "--mount", "--pid", "--fork", "/bin/sh", "-e", "-c", "\n".join(lines)]
 
     def run(self, stage: Stage, text: str) -> None:
         """RUN: a shell's line."""
@@ -267,7 +273,8 @@ def healthy(machine: Machine, stage: Stage, limit: float) -> float:
     """
     environment = stage.environment
     began = time.perf_counter()
-    process = subprocess.Popen(machine.command(stage, stage.command, read_only=True), env=environment)
+    command = machine.command(stage, stage.command, read_only=True)
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         while time.perf_counter() - began < limit:
             if process.poll() is not None:
@@ -275,12 +282,13 @@ def healthy(machine: Machine, stage: Stage, limit: float) -> float:
             asked = subprocess.run(
                 machine.command(stage, stage.health, read_only=True), env=environment, stderr=subprocess.DEVNULL, check=False
             )
-            if asked.returncode == 0:
+            if asked.returncode == 0 and process.poll() is None:
                 return time.perf_counter() - began
             time.sleep(1)
         sys.exit(f"HEALTHCHECK did not succeed within {limit:.0f} s.")
     finally:
-        process.terminate()  # --kill-child takes everything in its namespace along
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # unshare heeds no SIGTERM, and a change of user undoes --kill-child
         process.wait(60)
 
 

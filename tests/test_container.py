@@ -126,6 +126,22 @@ def answered(url: str, user: str, password: str) -> int:
     raise AssertionError("the archive does not answer")
 
 
+def small_root(root: Path) -> Path:
+    """A root with a shell and a few tools of this machine, and the libraries that they need."""
+    for folder in ("bin", "tmp", "proc", "dev", "etc"):
+        (root / folder).mkdir(parents=True)
+    for tool in ("sh", "id", "mkdir", "touch", "test", "cat", "sleep", "false", "setpriv"):
+        found = Path(str(shutil.which(tool))).resolve()
+        shutil.copy(found, root / "bin" / tool)
+        for library in re.findall(r"(/\S+\.so\S*)", subprocess.check_output(["ldd", found], text=True)):
+            place = root / library.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, place)
+    for path in (root, root / "tmp", root.parent):
+        path.chmod(0o755)
+    return root
+
+
 class TestRunLines:
     def test_lines_are_joined_and_comments_left_out(self):
         text = "# a\nFROM x AS y\nRUN one \\\n    # why\n    && two\nENV A=b \\\n  C=\"d e\"\n"
@@ -159,6 +175,26 @@ class TestRunLines:
         assert copied == {"new", "in/f", "app/d/g", "app/d/e/h"}
         with pytest.raises(FileNotFoundError, match="not in the build's context"):
             lines.copy_in(files, ["nothing"], source, root, into_folder=True)
+
+    def test_processes_run_in_the_root_as_the_user_and_may_write_only_to_tmp(self, tmp_path):
+        if os.geteuid() != 0 or any(shutil.which(tool) is None for tool in ("unshare", "setpriv", "chroot", "ldd")):
+            pytest.skip("a root of its own needs root, unshare, setpriv and chroot")
+        machine = lines.Machine(tmp_path, [])
+        stage = lines.Stage("none", "0", small_root(tmp_path / "root"))
+        stage.environment["PATH"] = "/bin"
+        try:
+            machine.run(stage, "mkdir made && id -u > made/user")
+        except subprocess.CalledProcessError:
+            pytest.skip("this machine does not let root mount in a namespace of its own")
+        assert (stage.root / "made" / "user").read_text() == "0\n"
+        stage.user, stage.folder, stage.command = "1000", "/made", ["sleep", "600"]
+        stage.health = ["sh", "-c", "test $(id -u) = 1000 && touch /tmp/x && ! touch /made/x 2>/dev/null && cat user"]
+        assert lines.healthy(machine, stage, 120) < 120
+        assert {p.name for p in (stage.root / "made").iterdir()} == {"user"}
+        assert not list((stage.root / "tmp").iterdir())  # it was a tmpfs
+        stage.command = ["false"]
+        with pytest.raises(SystemExit, match="CMD ended with code 1"):
+            lines.healthy(machine, stage, 120)
 
     def test_a_small_dockerfile_is_executed(self, tmp_path, monkeypatch):
         """Everything but the chroot, whose part a shell in the stage's folder takes."""

@@ -137,6 +137,13 @@ class TestPull:
             pull(Reference(REPO, commit, "0" * 64))
         assert hub.fetched() == ["manifest.json"]
 
+    def test_a_wrong_digest_does_no_harm_to_a_sound_set(self, hub):
+        reference, folder = pull(Reference(REPO, hub.commit(REPO, weights_files())))
+        hub.requests.clear()
+        with pytest.raises(WeightsTampered, match="check the reference"):
+            pull(Reference(REPO, reference.revision, "0" * 64))
+        assert load_manifest().folder == folder and not hub.requests
+
     def test_a_file_that_went_bad_on_disk_is_fetched_again(self, hub):
         files = weights_files()
         reference, folder = pull(Reference(REPO, hub.commit(REPO, files)))
@@ -150,7 +157,7 @@ class TestPull:
     def test_a_manifest_cannot_lead_out_of_the_folder(self, tmp_path, name):
         raw = json.loads(weights_files()["manifest.json"])
         raw["members"][0]["file"] = name
-        with pytest.raises(WeightsTampered, match="no weights folder holds"):
+        with pytest.raises(WeightsTampered, match="no weights folder holds|not a manifest"):
             listed(folder_of({"manifest.json": json.dumps(raw).encode()}, tmp_path / "w"))
 
     def test_no_token_and_nothing_about_this_machine_is_sent(self, hub):

@@ -124,29 +124,43 @@ def pull(reference: Reference) -> tuple[Reference, Path]:
         HubError: The Hub cannot be reached, or has no such set.
         WeightsError: A file is not the one that the manifest, or the reference, names.
     """
+    from filelock import FileLock
+
     found = _complete(reference)
     if found is None:
         revision = _transfer({"do": "resolve", "repo": reference.repo, "revision": reference.revision})["revision"]
         resolved = replace(reference, revision=revision)
         request = {"repo": resolved.repo, "revision": resolved.revision, "folder": str(resolved.folder)}
-        found = _complete(resolved)
-        if found is None:
-            _transfer({"do": "manifest", **request})
-            digest = _check_manifest(resolved)
-            wrong = [name for name, digest in listed(resolved.folder) if not _is(resolved.folder / name, digest)]
-            _transfer({"do": "files", **request, "files": wrong})
-            for name, expected in listed(resolved.folder):
-                if not _is(resolved.folder / name, expected):
-                    (resolved.folder / name).unlink(missing_ok=True)
-                    raise WeightsTampered(
-                        f"{name} of {reference.repo} is not the file that its manifest names; it was removed, ask the owner."
-                    )
-            found = replace(resolved, digest=digest)
-    name = found.folder.name
-    part = fetched_sets() / f".{CURRENT}.{os.getpid()}"
-    part.write_text(name)
-    part.replace(fetched_sets() / CURRENT)
+        try:
+            fetched_sets().mkdir(parents=True, exist_ok=True)
+            with FileLock(fetched_sets() / f".{resolved.folder.name}.lock"):  # the workers of one server start together
+                found = _complete(resolved) or _fetch(resolved, request)
+        except OSError as e:
+            raise HubError(f"Weights cannot be kept in the user's cache ({e.strerror}); set XDG_CACHE_HOME.") from e
+    current = fetched_sets() / CURRENT
+    if not current.is_file() or current.read_text() != found.folder.name:
+        part = current.with_name(f".{CURRENT}.{os.getpid()}")
+        part.write_text(found.folder.name)
+        part.replace(current)
     return found, found.folder
+
+
+def _fetch(resolved: Reference, request: dict[str, Any]) -> Reference:
+    """Fetch what is missing or unsound, the manifest first; what then is not what it should be is removed."""
+    folder = resolved.folder
+    _transfer({"do": "manifest", **request})
+    digest = sha256((folder / FILE).read_bytes()).hexdigest()
+    if resolved.digest not in (None, digest):
+        (folder / FILE).unlink()
+        raise _not_pinned(resolved, digest)
+    _transfer({"do": "files", **request, "files": [n for n, expected in listed(folder) if not _is(folder / n, expected)]})
+    for name, expected in listed(folder):
+        if not _is(folder / name, expected):
+            (folder / name).unlink(missing_ok=True)
+            raise WeightsTampered(
+                f"{name} of {resolved.repo} is not the file that its manifest names; it was removed, ask the owner."
+            )
+    return replace(resolved, digest=digest)
 
 
 def push(weights: Path | None, repo: str, card: Path, private: bool = False, message: str = "Weights") -> Reference:
@@ -207,26 +221,30 @@ def listed(folder: Path) -> list[tuple[str, str]]:
 
 
 def _complete(reference: Reference) -> Reference | None:
-    """The reference with its digest, where it is pinned and everything is here and sound."""
-    if not reference.pinned or not (reference.folder / FILE).is_file():
+    """The reference with its digest, where it is pinned and everything is here and sound; None where it must be fetched.
+
+    Raises:
+        WeightsTampered: A sound set is here, whose digest is not the pinned one.
+    """
+    folder = reference.folder
+    if not reference.pinned or not (folder / FILE).is_file():
         return None
     try:
-        digest = _check_manifest(reference)
-        sound = all(_is(reference.folder / name, expected) for name, expected in listed(reference.folder))
-    except WeightsError:
-        return None  # fetched again
-    return replace(reference, digest=digest) if sound else None
-
-
-def _check_manifest(reference: Reference) -> str:
-    digest = sha256((reference.folder / FILE).read_bytes()).hexdigest()
+        if not all(_is(folder / name, expected) for name, expected in listed(folder)):
+            return None
+    except WeightsError:  # a manifest that was damaged
+        return None
+    digest = sha256((folder / FILE).read_bytes()).hexdigest()
     if reference.digest not in (None, digest):
-        (reference.folder / FILE).unlink()
-        raise WeightsTampered(
-            f"{FILE} of {reference.repo} is not the one that was pinned (sha256 {digest[:12]}, expected "
-            f"{str(reference.digest)[:12]}); check the reference."
-        )
-    return digest
+        raise _not_pinned(reference, digest)
+    return replace(reference, digest=digest)
+
+
+def _not_pinned(reference: Reference, digest: str) -> WeightsTampered:
+    return WeightsTampered(
+        f"{FILE} of {reference.repo} is not the one that was pinned (sha256 {digest[:12]}, expected "
+        f"{str(reference.digest)[:12]}); check the reference."
+    )
 
 
 def _is(path: Path, digest: str) -> bool:
