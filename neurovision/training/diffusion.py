@@ -464,7 +464,7 @@ def _plan(told: dict[str, Any]) -> Plan:
 def _save(state: dict[str, Any], out: Path, epoch: int) -> None:
     from safetensors.numpy import save
 
-    tensors = {k: np.ascontiguousarray(ops.convert_to_numpy(v)) for k, v in state.items()}
+    tensors = {k: np.array(ops.convert_to_numpy(v), order="C") for k, v in state.items()}
     write(out / CHECKPOINT, save({**tensors, "epoch": np.array(epoch)}))
 
 
