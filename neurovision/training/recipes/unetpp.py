@@ -7,8 +7,8 @@ RECIPE = Recipe(
     config={"width": 12, "encoder": "efficientnetlite0", "encoder_weights": "imagenet"},
     phases=(
         Phase(128, 1, 2e-3, "encoder"),
-        Phase(128, 6, 1e-3, "depthwise"),
-        Phase(160, 2, 6e-4, "depthwise"),
+        Phase(128, 4, 1e-3, "depthwise"),
+        Phase(160, 1, 6e-4, "depthwise"),
     ),
     batch=8,
     schedule="cosine",
