@@ -38,8 +38,8 @@ def train(
     from neurovision.training.diffusion import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    given = {"epochs": epochs, "size": size}
-    plan = replace(Plan(), **{k: v for k, v in given.items() if v is not None})
+    usual = Plan()
+    plan = replace(usual, epochs=epochs or usual.epochs, size=size or usual.size)
     sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
     wanted = [int(f) for f in folds.split(",") if f.strip().isdigit()]
     print(run(plan, data_root(data), wanted, validation_fold, out, sources, seed, precision))

@@ -22,8 +22,8 @@ def strange(rng: np.random.Generator, size: int = 256) -> np.ndarray:
         y, x = np.mgrid[:size, :size].astype(np.float32)
         reach = rng.uniform(2, 25)
         bend = [cv2.GaussianBlur(rng.normal(0, 1, (size, size)).astype(np.float32), (0, 0), size / 12) for _ in range(2)]
-        moved = [axis + reach * b / max(float(b.std()), 1e-6) for axis, b in zip((x, y), bend, strict=True)]
-        picture = cv2.remap(picture.astype(np.float32), *moved, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        across, along = (axis + reach * b / max(float(b.std()), 1e-6) for axis, b in zip((x, y), bend, strict=True))
+        picture = cv2.remap(picture.astype(np.float32), across, along, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     if rng.random() < 0.4:
         y, x = np.mgrid[:size, :size].astype(np.float32) / size - 0.5
         angle = rng.uniform(0, np.pi)
