@@ -138,6 +138,7 @@ def build(case: gr.State, tab: gr.Tab) -> None:
     gr.on(
         [chosen.input, style.input, truth.upload, truth.clear], compare, [case, chosen, style, truth], outputs,
         api_name="compare", show_progress="minimal", show_progress_on=[scores],
+        trigger_mode="always_last",  # a file that comes while the last change is still drawn must not be passed over
     )  # fmt: skip
 
 
