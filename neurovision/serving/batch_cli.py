@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from neurovision.serving.hub_cli import Weights
+
 NETWORKS = typer.Option(help="How the networks are run: auto, openvino, keras or reference.")
 
 
@@ -25,7 +27,7 @@ def batch(
         BatchEngine, typer.Option(help="Processes of this machine, or actors of a Ray cluster.")
     ] = BatchEngine.local,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes or actors; as many as fit by default.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")] = None,
+    weights: Weights = None,
     networks: Annotated[str, NETWORKS] = "auto",
     masks: Annotated[bool, typer.Option(help="Write masks beside the table.")] = True,
     anonymize: Annotated[

@@ -29,11 +29,12 @@ def serve(
     from functools import partial
 
     from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.serving.hub import load_analyzer
     from neurovision.serving.serve import PageLimits
     from neurovision.serving.serve import serve as run
 
     limits = PageLimits(limit_uploads, limit_calls, limit_upload_mb)
-    load = Analyzer.load if weights is None else partial(Analyzer.load, weights)
+    load = load_analyzer if weights is None else partial(Analyzer.load, weights)
     if not ray:
         run(host, port, workers, limits, load)
         return
