@@ -13,7 +13,7 @@ from neurovision.errors import ModelError
 
 SIDE = 64
 # Every pretrained encoder is exchanged for the smallest one; the heads are as published, narrower.
-COMPACT: dict[str, dict[str, Any]] = {"custom_cnn": {"width": 4}, "vit": {"width": 16, "depth": 2}}
+COMPACT: dict[str, dict[str, Any]] = {"custom_cnn": {"width": 4}, "vit": {"width": 16, "depth": 2}, "efficientnetlite0": {}}
 DEFAULT = {"width": 16, "encoder": "efficientnetlite0"}
 
 

@@ -185,7 +185,7 @@ class Generator:
         """
         if not len(tumor) or steps < 1:
             raise ModelError(f"At least one picture and one step are needed; received {len(tumor)} and {steps}.")
-        size = int(self.model.inputs[0].shape[1])  # type: ignore[attr-defined]
+        size = int(self.model.input_shape[0][1])  # type: ignore[attr-defined]
         rng = np.random.default_rng(seed)
         noise = rng.standard_normal((len(tumor), size, size, 1), np.float32)
         kinds = np.eye(len(KINDS), dtype=np.float32)[np.asarray(tumor, int)]
