@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 READERS = ("images", "dicom", "nifti", "masks")
-MEGABYTES = 2048
+MEGABYTES = 4096  # of the whole process, the instrumented libraries and the seeds included
 SLOWEST = 10
 
 

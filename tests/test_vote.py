@@ -139,10 +139,12 @@ class TestManifest:
 
     def test_every_file_is_listed(self):
         manifest = load_manifest()
-        listed = {m.file for m in manifest.members} | {manifest.vote[p]["file"] for p in ("forest", "boost")}
+        assert manifest.classifier is not None and manifest.familiar is not None
+        listed = {m.file for m in (*manifest.members, manifest.classifier)} | {manifest.familiar["file"]}
+        listed |= {manifest.vote[p]["file"] for p in ("forest", "boost")}
         assert {p.name for p in DEFAULT.iterdir() if p.name != "cache"} == listed | {"manifest.json"}
 
-    @pytest.mark.parametrize("file", ["unet.safetensors", "forest.skops", "boost.ubj"])
+    @pytest.mark.parametrize("file", ["unet.safetensors", "efficientnetlite0.safetensors", "familiar.safetensors", "forest.skops", "boost.ubj"])
     def test_a_changed_byte_is_refused(self, copy, file):
         data = bytearray((copy / file).read_bytes())
         data[len(data) // 2] ^= 1
@@ -163,8 +165,8 @@ class TestManifest:
         manifest = json.loads((copy / "manifest.json").read_text())
         manifest["vote"]["boost"]["file"] = "../weights/boost.ubj"
         (copy / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(WeightsMissing):
-            Voter.load(load_manifest(copy))
+        with pytest.raises(WeightsTampered, match="not a manifest"):
+            load_manifest(copy)
 
     def test_half_a_manifest(self, copy):
         (copy / "manifest.json").write_text('{"members": [')

@@ -125,7 +125,8 @@ def stack(
     if answers is not None and features is not None:
         manifest["verdict"]["type_weight"] = _type_weight(np.stack(shares), answers, items)
         seen = load_index(data, first["sources"], first["folds"], ("FLAIR", "T1c"))[::2]
-        trained = _classified(engine, pack(seen, size, runs / "cache")[0])[1]
+        known = [pack(seen, size, runs / "cache")[0], phantom_pack(size)[0]]  # phantoms are heads too
+        trained = np.concatenate([_classified(engine, canvases)[1] for canvases in known])
         manifest["familiar"] = _fit_familiar(trained, answers, features, staging)
     _describe(manifest, staging)
     return _publish(staging, out)
