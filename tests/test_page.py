@@ -88,7 +88,8 @@ def truth_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_nothing_calls_home() -> None:
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
-    assert {os.environ["HF_HUB_OFFLINE"], os.environ["HF_HUB_DISABLE_TELEMETRY"]} <= {"1", "True"}  # libraries rewrite it
+    # Libraries write the same in other words.
+    assert {os.environ["HF_HUB_OFFLINE"], os.environ["HF_HUB_DISABLE_TELEMETRY"]} <= {"1", "True"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.file)

@@ -144,7 +144,9 @@ class TestManifest:
         listed |= {manifest.vote[p]["file"] for p in ("forest", "boost")}
         assert {p.name for p in DEFAULT.iterdir() if p.name != "cache"} == listed | {"manifest.json"}
 
-    @pytest.mark.parametrize("file", ["unet.safetensors", "efficientnetlite0.safetensors", "familiar.safetensors", "forest.skops", "boost.ubj"])
+    @pytest.mark.parametrize(
+        "file", ["unet.safetensors", "efficientnetlite0.safetensors", "familiar.safetensors", "forest.skops", "boost.ubj"]
+    )
     def test_a_changed_byte_is_refused(self, copy, file):
         data = bytearray((copy / file).read_bytes())
         data[len(data) // 2] ^= 1
