@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import zlib
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from neurovision.errors import DamagedScan, NeurovisionError, ScanTooLarge, UnsupportedScan
+from neurovision.errors import DamagedScan, NeurovisionError, OutputError, ScanTooLarge, UnsupportedScan
 from neurovision.scan import dicom
 from neurovision.scan.deidentify import deidentify
 from neurovision.scan.read import find_scans, group_scans, read, read_bytes, read_files, read_many
@@ -351,6 +352,16 @@ def test_deidentify_follows_the_basic_profile(series: Path, tmp_path: Path):
     clean = read(tmp_path / "clean")
     assert np.array_equal(clean.pixels, read(series).pixels)
     assert not any("name a patient" in w for w in clean.warnings)
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_header(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        deidentify([next(series.iterdir())], tmp_path / "clean")
+    assert not list((tmp_path / "clean").iterdir())
 
 
 def test_deidentify_refuses_burnt_in_names(one: Dataset, tmp_path: Path):

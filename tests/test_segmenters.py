@@ -154,3 +154,19 @@ def test_compact_encoder_reads_imagenet_weights_without_unpickling():
 )
 def test_a_title_tells_the_encoder_that_is_there(name, config, title):
     assert title_of(name, config) == title
+
+
+def test_an_encoder_whose_weights_cannot_be_fetched_starts_random(caplog):
+    from neurovision.segmenters._encoders import fetched
+
+    def factory(weights, **options):
+        if weights is not None:
+            raise Exception("URL fetch failure")  # as Keras words it
+        if options.get("input_shape") == "wrong":
+            raise ValueError("input_shape")
+        return weights, options
+
+    assert fetched(factory, "resnet50", "imagenet", pooling="avg") == (None, {"include_top": False, "pooling": "avg"})
+    assert "resnet50 could not be fetched (Exception)" in caplog.text
+    with pytest.raises(ValueError, match="input_shape"):
+        fetched(factory, "resnet50", "imagenet", input_shape="wrong")

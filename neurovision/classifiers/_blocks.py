@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from neurovision.errors import ModelError
 from neurovision.segmenters._blocks import Tensor
-from neurovision.segmenters._encoders import encode
+from neurovision.segmenters._encoders import encode, fetched
 
 if TYPE_CHECKING:
     import keras
-
-log = logging.getLogger(__name__)
 
 # Encoder to its factory in keras.applications and what its weights expect: "caffe" takes 0 to 255 minus ImageNet's mean,
 # blue first; "own" takes 0 to 255 and normalizes by layers of its own.
@@ -55,13 +52,7 @@ def encoded(inputs: Tensor, encoder: str, weights: str | None) -> Tensor:
     name, expects = APPLICATIONS[encoder]
     factory = getattr(applications, name)
     shape = (*inputs.shape[1:3], 3)
-    try:
-        network = factory(include_top=False, weights=weights, input_shape=shape, name="encoder")
-    except Exception as e:  # Keras raises a bare Exception when the download fails
-        if weights is None:
-            raise
-        log.warning("ImageNet weights of %s could not be fetched (%s); it starts random.", encoder, type(e).__name__)
-        network = factory(include_top=False, weights=None, input_shape=shape, name="encoder")
+    network = fetched(factory, encoder, weights, input_shape=shape, name="encoder")
     x = inputs
     if x.shape[-1] == 1:
         x = layers.Concatenate(name="gray_to_rgb")([x, x, x])

@@ -136,6 +136,8 @@ def load_prompter(folder: Path | None = None, fetch: bool = False) -> Prompter:
 
     try:
         model = SamModel.from_pretrained(chosen, local_files_only=True, use_safetensors=True)
+    except (MemoryError, ImportError):  # of this machine, not of the files
+        raise
     except Exception as e:  # the library raises anything on files that are not its own
         raise WeightsTampered(f"{FILES[1]} and {FILES[0]} are not a SAM that can be read; fetch them again.") from e
     return Prompter(model, name)

@@ -211,5 +211,7 @@ def load_forest(source: Path | bytes) -> Any:
         return loads(source if isinstance(source, bytes) else source.read_bytes(), trusted=["sklearn.tree._tree.Tree"])
     except UntrustedTypesFoundException as e:
         raise WeightsTampered("The forest's file holds types that a forest does not need; fetch it again.") from e
+    except MemoryError:
+        raise
     except Exception as e:  # skops raises anything on a damaged file
         raise WeightsTampered("The forest's file cannot be read; fetch it again.") from e

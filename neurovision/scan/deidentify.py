@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 from pydicom import Dataset
 
 from neurovision.errors import DamagedScan, UnsupportedScan
+from neurovision.files import write
 from neurovision.scan.dicom import load, parse
 
 METHOD = "PS3.15 basic profile, neurovision"
@@ -46,10 +48,14 @@ def deidentify(paths: Sequence[Path], folder: Path, keep_burned_in: bool = False
                 )
             try:
                 _clean(dataset)
-                target = folder / f"{number:04d}.dcm"
-                dataset.save_as(target, enforce_file_format=True)
+                cleaned = BytesIO()
+                dataset.save_as(cleaned, enforce_file_format=True)
+            except MemoryError:
+                raise
             except Exception as e:  # a damaged header breaks the library in any way; the message must not quote it
                 raise DamagedScan(f"{path.name}: its headers cannot be de-identified; export the file again.") from e
+            target = folder / f"{number:04d}.dcm"
+            write(target, cleaned.getvalue())  # outside: a full disk is no damaged header
             written.append(target)
     finally:
         basic_profile.dictionary.clear()  # the library's map from old to new UIDs must not outlive the job

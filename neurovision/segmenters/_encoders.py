@@ -6,8 +6,9 @@ import copy
 import importlib.util
 import logging
 import pickletools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,13 +82,19 @@ def _application(encoder: str, shape: tuple[int, int], weights: str | None) -> k
         factory = applications.ResNet50
     else:
         factory = getattr(applications, "EfficientNet" + encoder.removeprefix("efficientnet").upper())
-    try:
-        return factory(include_top=False, weights=weights, input_shape=(*shape, 3))
-    except Exception as e:  # Keras raises a bare Exception when the download fails
-        if weights is None:
+    return fetched(factory, encoder, weights, input_shape=(*shape, 3))
+
+
+def fetched(factory: Callable[..., keras.Model], encoder: str, weights: str | None, **options: Any) -> keras.Model:
+    """Build an encoder of ``keras.applications`` without its top; random, with a warning, where weights cannot be had."""
+    if weights is not None:
+        try:
+            return factory(include_top=False, weights=weights, **options)
+        except MemoryError:
             raise
-        log.warning("ImageNet weights of %s could not be fetched (%s); it starts random.", encoder, type(e).__name__)
-        return factory(include_top=False, weights=None, input_shape=(*shape, 3))
+        except Exception as e:  # noqa: BLE001 - a failed download is a bare Exception; anything else comes again below
+            log.warning("ImageNet weights of %s could not be fetched (%s); it starts random.", encoder, type(e).__name__)
+    return factory(include_top=False, weights=None, **options)
 
 
 def _lite0(shape: tuple[int, int], weights: str | None) -> keras.Model:
