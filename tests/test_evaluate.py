@@ -90,7 +90,7 @@ MANIFEST = Manifest(
     verdict={"threshold": 0.5},
     training={
         "date": "2026-01-02", "sources": ["figshare", "healthy", "lgg", "navoneel"], "member_folds": [1, 2],
-        "vote_fold": 3, "split": "whole folds by patient", "license": "CC BY-NC-SA 4.0",
+        "vote_fold": 3, "refitted": {"unet": [1, 2, 3]}, "split": "whole folds by patient", "license": "CC BY-NC-SA 4.0",
     },
     digest="f" * 64,
 )  # fmt: skip

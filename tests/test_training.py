@@ -222,13 +222,14 @@ class TestTraining:
     def recipe(self, epochs=1):
         from neurovision.training.recipes import Phase, Recipe
 
-        phases = (Phase(32, epochs, 1e-3), Phase(48, 1, 1e-3))
+        phases = (Phase(32, epochs, 1e-3), Phase(48, 1, 1e-3), Phase(48, 1, 1e-3, refit=True))
         return Recipe("unet", {"width": 2}, phases, batch=4, epoch_scans=16, schedule="cosine", warmup=0.1)
 
     def test_trains_resumes_and_stacks(self, folder, tmp_path, monkeypatch):
         """One tiny member through training, a killed run's resumption, the vote, and serving; then with a classifier."""
         from neurovision.ensemble.engine import KerasEngine, load_engine
         from neurovision.ensemble.pipeline import Analyzer
+        from neurovision.ensemble.weights import load_manifest
         from neurovision.training import fit, stack
         from neurovision.training.recipes import Phase, recipe
 
@@ -251,14 +252,25 @@ class TestTraining:
         assert final.is_file() and (runs / "unet" / "phase0.weights.h5").stat().st_mtime_ns == first
         assert (runs / "unet" / "history.png").is_file()
         with (runs / "unet" / "history.csv").open() as file:
-            assert len(list(csv.DictReader(file))) == 2
+            assert len(list(csv.DictReader(file))) == 3
+        before = runs / "unet" / fit.OUT_OF_FOLD
+        assert before.read_bytes() == (runs / "unet" / "phase1.weights.h5").read_bytes() != final.read_bytes()
+        loaded = []
 
-        monkeypatch.setattr(stack, "load_engine", KerasEngine)  # converting takes longer than all else here
+        def keras_engine(manifest):  # converting takes longer than all else here
+            loaded.append([m.sha256 for m in manifest.members])
+            return KerasEngine(manifest)
+
+        monkeypatch.setattr(stack, "load_engine", keras_engine)
         with pytest.raises(WeightsMissing, match="unetpp"):
             stack.stack(folder, runs, tmp_path / "weights", 3)
         with pytest.raises(DataError, match="was trained on fold 2"):
             stack.stack(folder, runs, tmp_path / "weights", 2, ["unet"])
         stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None)
+        manifest = load_manifest(tmp_path / "weights")
+        assert manifest.training["member_folds"] == [1, 2] and manifest.training["refitted"] == {"unet": [1, 2, 3]}
+        assert loaded[0] != loaded[1] == [m.sha256 for m in manifest.members], "fitted on the first, shipped the second"
+        assert not list(tmp_path.glob(".weights-*"))
         findings = Analyzer.load(tmp_path / "weights", "keras").analyze(phantom("glioma", 0)[0])
         assert findings.status == "ok" and [m.name for m in findings.members] == ["unet"]
 

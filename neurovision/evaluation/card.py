@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from neurovision.ensemble.weights import Manifest, load_manifest
 from neurovision.errors import DataError
 from neurovision.evaluation.measure import VOTE
-from neurovision.evaluation.report import figure, percent, table
+from neurovision.evaluation.report import figure, percent, table, went_on
 from neurovision.evaluation.summary import POOLED, TITLES
 from neurovision.segmenters import title_of
 
@@ -129,7 +129,8 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
             [(f"{s}: {d.title}", d.origin, d.license, d.holds, d.used) for s, d in DATA.items() if s in sources],
         ),
         f"Split: {manifest.training['split']}. Members: folds {', '.join(map(str, manifest.training['member_folds']))}; "
-        f"vote, verdict and refusal: fold {manifest.training['vote_fold']}. Phantoms, drawn by the project, are mixed in.\n",
+        f"vote, verdict and refusal: fold {manifest.training['vote_fold']}; "
+        f"{went_on(manifest.training.get('refitted', {}))}phantoms, drawn by the project, are mixed in.\n",
         "### Terms of the weights\n",
         (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",
         _figures(result),

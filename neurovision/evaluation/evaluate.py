@@ -104,6 +104,8 @@ def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources
     """What was measured, on what, with what."""
     training = analyzer.manifest.training
     fitted = {*training.get("member_folds", ()), training.get("vote_fold")}
+    refitted = training.get("refitted", {})
+    fitted.update(*refitted.values())
     command = f"neurovision evaluate --fold {fold}"
     if tuple(sources) != SOURCES:
         command += "".join(f" --source {s}" for s in sources)
@@ -118,6 +120,7 @@ def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources
         "split": training.get("split"),
         "member_folds": training.get("member_folds"),
         "vote_fold": training.get("vote_fold"),
+        "refitted": refitted,
         "members": [m.name for m in analyzer.manifest.members],
         "weights": analyzer.manifest.digest,
         "engine": engine,

@@ -60,7 +60,8 @@ def _opening(result: dict[str, Any]) -> str:
         "# Evaluation",
         "",
         f"`{about['command']}`, {about['date']}. Members were trained on folds {_list(about['member_folds'])}, the vote and "
-        f"the verdict fitted on fold {about['vote_fold']}, everything below is fold {about['fold']}: {about['split']}. "
+        f"the verdict fitted on fold {about['vote_fold']}; {went_on(about['refitted'])}everything below is fold "
+        f"{about['fold']}: {about['split']}. "
         "Parentheses hold 95 % intervals.",
         "",
     ]
@@ -73,6 +74,14 @@ def _opening(result: dict[str, Any]) -> str:
         for s, v in result["scans"].items()
     ]
     return "\n".join(lines) + "\n" + table(("data set", "scans", "with tumor", "patients", "rejected"), scans)
+
+
+def went_on(refitted: dict[str, list[int]]) -> str:
+    """Which networks were trained on the vote's fold too, once the vote was fitted: half a sentence, or nothing."""
+    if not refitted:
+        return ""
+    folds = {_list(f) for f in refitted.values()}
+    return f"after that {', '.join(refitted)} went on to train on folds {' and '.join(sorted(folds))}; "
 
 
 def _list(values: list[int] | None) -> str:

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 GROUPS = ("figshare", "lgg_tumor", "lgg_tumor_t1c", "lgg_free", "healthy", "unmarked", "phantom", "strange")
 PHANTOMS = 240
 STRANGE = 1200
+UPSIDE_DOWN = 3  # every so many scans stand on their head among the strange pictures: masks and sides would be wrong
+FINAL = "final.weights.h5"
+OUT_OF_FOLD = "out_of_fold.weights.h5"  # those before the phases that refit on the vote's fold
 
 
 def group_of(item: Item) -> str:
@@ -132,7 +135,9 @@ def grouped(items: Sequence[Item], size: int, cache: Path, task: str) -> dict[st
     arrays = {g: (pixels[names == g], labels[names == g]) for g in GROUPS[:-2]}
     arrays["phantom"] = phantom_pack(size)
     if task == "type":
-        arrays["strange"] = strange_pack(size)
+        drawn, upside_down = strange_pack(size)[0], pixels[::UPSIDE_DOWN, ::-1, ::-1]
+        both = np.concatenate([drawn, upside_down])
+        arrays["strange"] = (both, np.zeros(both.shape, np.uint8))
     return arrays
 
 
@@ -153,7 +158,8 @@ def train(
         recipe: What to train and how.
         data: The prepared folder.
         folds: Folds that are trained on.
-        validation_fold: A fold that only early stopping and the plateau schedule look at.
+        validation_fold: A fold that only early stopping and the plateau schedule look at, until a phase refits: such
+            a phase trains on it as well, and its validation figures then say nothing about unseen scans.
         out: Folder of this run; it may hold an earlier, unfinished one.
         sources: Data sets; leaving LGG out keeps its non-commercial terms off the weights.
         seed: Of initialization and sampling.
@@ -161,34 +167,42 @@ def train(
         accepted: Also train on masks that people accepted; nothing is measured on them.
 
     Returns:
-        ``out / "final.weights.h5"``, beside ``history.csv``, ``history.png`` and ``run.json``.
+        ``out / FINAL``, beside ``history.csv``, ``history.png``, ``run.json`` and, where a phase refits, OUT_OF_FOLD.
 
     Raises:
         DataError: The folds overlap, or the data break a rule of :func:`load_index`.
     """
     if validation_fold in folds:
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
-    final = out / "final.weights.h5"
+    final = out / FINAL
     if final.is_file():
         log.info("%s is finished already.", out)
         return final
     keras.utils.set_random_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     sequences = ("FLAIR", "T1c")
-    items = load_index(data, sources, folds, sequences) + (accepted_items(data, folds) if accepted else [])
+    refitted = sorted([*folds, validation_fold])
+    items, more = (
+        load_index(data, sources, some, sequences) + (accepted_items(data, some) if accepted else [])
+        for some in (folds, refitted)
+    )
     checks = load_index(data, sources, [validation_fold])
     if recipe.task == "segment":
-        items = [i for i in items if group_of(i) != "unmarked"]
+        items, more = ([i for i in some if group_of(i) != "unmarked"] for some in (items, more))
         checks = [i for i in checks if i.mask is not None]
     checks = checks[::4]
-    told = {"recipe": asdict(recipe), "folds": list(folds), "sources": list(sources), "seed": seed}
+    told: dict[str, Any] = {"recipe": asdict(recipe), "folds": list(folds), "sources": list(sources), "seed": seed}
+    if any(p.refit for p in recipe.phases):
+        told["refit_folds"] = refitted
     write(out / "run.json", json.dumps(told, indent=1))
     previous: Path | None = None
     for number, phase in enumerate(recipe.phases):
         finished = out / f"phase{number}.weights.h5"
+        if phase.refit and previous is not None and not recipe.phases[number - 1].refit:
+            write(out / OUT_OF_FOLD, previous.read_bytes())
         if not finished.is_file():
             model = _phase_model(recipe, phase, previous)
-            groups = grouped(items, phase.size, out.parent / "cache", recipe.task)
+            groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task)
             validation = _validation(checks, phase.size, out.parent / "cache", recipe.task)
             batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
             _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from neurovision.classes import BY_KEY, CLASSES, FIRST_TUMOR
@@ -28,7 +29,7 @@ from neurovision.files import write
 from neurovision.scan.prepare import standardize
 from neurovision.segmenters import build
 from neurovision.training.dataset import Item, load_index, pack
-from neurovision.training.fit import phantom_pack
+from neurovision.training.fit import FINAL, OUT_OF_FOLD, phantom_pack
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def stack(
 
     Networks must come from finished runs that left out ``vote_fold``: trees fitted on predictions for scans that a
     member was trained on would learn to trust its overfit. They are exported first, and run by the engine that serves,
-    on canvases and mirror images, so that what is fitted reads exactly what it will be given.
+    on canvases and mirror images, so that what is fitted reads exactly what it will be given. Where a run went on to
+    train on ``vote_fold`` too (``recipes.Phase.refit``), everything is fitted on its weights from before, and the later
+    ones are shipped.
 
     Args:
         data: The prepared folder.
@@ -71,19 +74,19 @@ def stack(
 
     Raises:
         WeightsMissing: A network has no finished run.
-        DataError: A network was trained on ``vote_fold``.
+        DataError: A network was trained on ``vote_fold`` from the start.
     """
     described = {name: _run_of(runs / name, vote_fold) for name in (*members, *([classifier] if classifier else []))}
     first = described[members[0]]
     size = int(first["recipe"]["phases"][-1]["size"])
     sources = sorted(first["sources"])
-    staging = out.with_name(f".{out.name}-staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    refitted = {name for name, run in described.items() if "refit_folds" in run}
+    staging = _fresh(out.with_name(f".{out.name}-staging"))
+    fitting = _fresh(out.with_name(f".{out.name}-fitting")) if refitted else staging
     manifest: dict[str, Any] = {
         "size": size,
-        "members": [_export(name, described[name], runs / name, size, staging) for name in members],
-        "classifier": _export(classifier, described[classifier], runs / classifier, size, staging) if classifier else None,
+        "members": [],
+        "classifier": None,
         "vote": {},
         "verdict": {},
         "training": {
@@ -91,12 +94,21 @@ def stack(
             "sources": sources,
             "member_folds": first["folds"],
             "vote_fold": vote_fold,
-            "split": "whole folds by patient; the vote and the verdict saw no scan that a network was trained on",
+            "refitted": {name: described[name]["refit_folds"] for name in sorted(refitted)},
+            "split": "whole folds by patient; the vote and the verdict were fitted on scans that no network had seen",
             "license": "CC BY-NC-SA 4.0" if "lgg" in sources else "CC BY 4.0",
         },
     }
-    _describe(manifest, staging)
-    engine = load_engine(load_manifest(staging))
+
+    def exported(folder: Path, weights: dict[str, str]) -> Engine:
+        """Write all networks and a manifest into ``folder``, and load what is there."""
+        entries = [_export(n, r, runs / n / weights.get(n, FINAL), size, folder) for n, r in described.items()]
+        manifest["members"] = entries[: len(members)]
+        manifest["classifier"] = entries[len(members)] if classifier else None
+        _describe(manifest, folder)
+        return load_engine(load_manifest(folder))
+
+    engine = exported(fitting, dict.fromkeys(refitted, OUT_OF_FOLD))
     items = load_index(data, first["sources"], [vote_fold], ("FLAIR", "T1c"))
     if limit is not None:
         kept = [[i for i in items if i.source == s] for s in first["sources"]]
@@ -124,12 +136,25 @@ def stack(
     manifest["verdict"] = _fit_verdict(np.stack(slices), items)
     if answers is not None and features is not None:
         manifest["verdict"]["type_weight"] = _type_weight(np.stack(shares), answers, items)
-        seen = load_index(data, first["sources"], first["folds"], ("FLAIR", "T1c"))[::2]
-        known = [pack(seen, size, runs / "cache")[0], phantom_pack(size)[0]]  # phantoms are heads too
-        trained = np.concatenate([_classified(engine, canvases)[1] for canvases in known])
-        manifest["familiar"] = _fit_familiar(trained, answers, features, staging)
+        mean, whitening = _seen(engine, data, first, size, runs / "cache")
+        limits = _limits(strangeness(mean, whitening, answers, features))
+    if refitted:
+        engine = exported(staging, {})
+        shutil.rmtree(fitting)
+        if classifier in refitted:
+            mean, whitening = _seen(engine, data, first, size, runs / "cache")
+    if answers is not None:
+        write(staging / "familiar.safetensors", save({"mean": mean, "whitening": whitening}))
+        digest = _sha256(staging / "familiar.safetensors")
+        manifest["familiar"] = {"file": "familiar.safetensors", "sha256": digest, **limits}
     _describe(manifest, staging)
     return _publish(staging, out)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _describe(manifest: dict[str, Any], folder: Path) -> None:
@@ -149,7 +174,7 @@ def _publish(staging: Path, out: Path) -> Path:
 
 
 def _run_of(run: Path, vote_fold: int) -> dict[str, Any]:
-    if not (run / "final.weights.h5").is_file():
+    if not (run / FINAL).is_file():
         raise WeightsMissing(f"{run.name} has no finished run; train it with 'neurovision train {run.name}'.")
     described: dict[str, Any] = json.loads((run / "run.json").read_text())
     if vote_fold in described["folds"]:
@@ -161,11 +186,11 @@ def _config(run: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in run["recipe"]["config"].items() if k != "encoder_weights"}
 
 
-def _trained(name: str, run: dict[str, Any], folder: Path, size: int) -> keras.Model:
+def _trained(name: str, run: dict[str, Any], weights: Path, size: int) -> keras.Model:
     keras.utils.clear_session()
     of_room = build if run["recipe"].get("task", "segment") == "segment" else build_classifier
     model = of_room(name, (size, size, 1), **_config(run))
-    model.load_weights(folder / "final.weights.h5")
+    model.load_weights(weights)
     return model
 
 
@@ -279,26 +304,21 @@ def _type_weight(shares: np.ndarray, answers: np.ndarray, items: Sequence[Item])
     return float(min(np.linspace(0, 1, 21), key=loss))
 
 
-def _fit_familiar(trained: np.ndarray, answers: np.ndarray, features: np.ndarray, out: Path) -> dict[str, Any]:
-    """Fit on the scans that the classifier was trained on; take the limits from those that it has not seen."""
-    from safetensors.numpy import save
-
-    mean, whitening = Familiar.fit(trained)
-    strange = strangeness(mean, whitening, answers, features)
-    write(out / "familiar.safetensors", save({"mean": mean, "whitening": whitening}))
-    return {
-        "file": "familiar.safetensors",
-        "sha256": _sha256(out / "familiar.safetensors"),
-        "refuse": float(np.quantile(strange, 1 - REFUSED)),
-        "warn": float(np.quantile(strange, 1 - WARNED)),
-    }
+def _seen(engine: Engine, data: Path, run: dict[str, Any], size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and whitening of the classifier's features on every second scan that it was trained on, and on phantoms."""
+    seen = load_index(data, run["sources"], run["folds"], ("FLAIR", "T1c"))[::2]
+    known = [pack(seen, size, cache)[0], phantom_pack(size)[0]]  # phantoms are heads too
+    return Familiar.fit(np.concatenate([_classified(engine, canvases)[1] for canvases in known]))
 
 
-def _export(name: str, run: dict[str, Any], folder: Path, size: int, out: Path) -> dict[str, Any]:
+def _limits(strange: np.ndarray) -> dict[str, float]:
+    """From where a picture is refused or read with a warning, by scans that the classifier has not seen."""
+    return {"refuse": float(np.quantile(strange, 1 - REFUSED)), "warn": float(np.quantile(strange, 1 - WARNED))}
+
+
+def _export(name: str, run: dict[str, Any], weights: Path, size: int, out: Path) -> dict[str, Any]:
     """Write one network's variables as float16, and describe them."""
-    from safetensors.numpy import save
-
-    model = _trained(name, run, folder, size)
+    model = _trained(name, run, weights, size)
     tensors = {
         variable_key(v): np.asarray(v, np.float32).astype(np.float16)
         for v in model.variables

@@ -22,6 +22,8 @@ class Phase:
             encoder's depthwise kernels, whose gradient is a fifth of a step's time on a CPU and which need the least
             change; or nothing.
         batch: Scans a step, where it is not the recipe's.
+        refit: Trained on the vote's fold too. The vote is fitted on what the weights before such phases say of that
+            fold, which they have not seen; what is shipped has then learned from it as well.
     """
 
     size: int
@@ -29,6 +31,7 @@ class Phase:
     learning_rate: float = 1e-4
     freeze: Literal["", "encoder", "depthwise"] = ""
     batch: int | None = None
+    refit: bool = False
 
 
 @dataclass(frozen=True)

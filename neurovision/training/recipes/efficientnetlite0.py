@@ -6,7 +6,13 @@ RECIPE = Recipe(
     "efficientnetlite0",
     task="type",
     config={"answers": 5, "encoder_weights": "imagenet"},
-    phases=(Phase(128, 7, 1e-3, "depthwise"), Phase(160, 3, 4e-4, "depthwise")),
+    phases=(
+        Phase(128, 7, 1e-3, "depthwise"),
+        Phase(160, 3, 4e-4, "depthwise"),
+        Phase(128, 4, 6e-4, "depthwise"),
+        Phase(160, 2, 5e-4, "depthwise"),
+        Phase(160, 4, 4e-4, "depthwise", refit=True),
+    ),
     batch=16,
     epoch_scans=4000,
     mix={
@@ -17,7 +23,7 @@ RECIPE = Recipe(
         "healthy": 0.13,
         "unmarked": 0.08,
         "phantom": 0.04,
-        "strange": 0.12,
+        "strange": 0.18,
     },
     schedule="cosine",
     warmup=0.1,
