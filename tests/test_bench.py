@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,8 @@ from typer.testing import CliRunner
 import neurovision
 from neurovision.classes import FIRST_TUMOR
 from neurovision.cli import app
+from neurovision.ensemble import engine as engines
+from neurovision.ensemble import precision as precisions
 from neurovision.ensemble.cache import DIGESTS, kept
 from neurovision.ensemble.engine import OpenVinoEngine, ReferenceEngine, predict_both_ways
 from neurovision.ensemble.features import label_map, pixel_features
@@ -282,3 +286,23 @@ def test_memory_of_a_process_tree_counts_its_children():
 def test_convert_is_what_a_start_reads(analyzer):
     made = CliRunner().invoke(app, ["convert"])
     assert made.exit_code == 0 and f"run in {analyzer.engine.precision}" in made.stdout
+
+
+def test_one_converted_graph_serves_processors_with_bfloat16_and_without(analyzer, tmp_path, monkeypatch):
+    """What a machine without it converted, one with it does not convert again, but asks what bfloat16 changes, once."""
+    manifest = replace(analyzer.manifest, folder=tmp_path)
+    for path in analyzer.manifest.folder.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).symlink_to(path)
+    measured = []
+    shares = iter((precisions.TOLERANCE, 2 * precisions.TOLERANCE))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setattr(precisions, "changed_labels", lambda *given: measured.append(given) or next(shares))
+    monkeypatch.setattr(precisions, "computes_in_bfloat16", lambda core: False)
+    converted = engines._converted(analyzer.manifest)
+    monkeypatch.setattr(engines, "_converted", lambda given: converted)
+    assert OpenVinoEngine(manifest).precision == "f32" and not measured
+    monkeypatch.setattr(precisions, "computes_in_bfloat16", lambda core: True)
+    assert [OpenVinoEngine(manifest).precision for _ in range(2)] == ["bf16", "bf16"] and len(measured) == 1
+    shutil.rmtree(tmp_path / "cache")
+    assert OpenVinoEngine(manifest).precision == "f32" and len(measured) == 2

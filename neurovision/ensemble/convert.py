@@ -10,21 +10,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from neurovision.ensemble.engine import CLASSIFIER_GRAPH, GRAPH, PRECISION, load_classifier, load_member, openvino
+from neurovision.ensemble.engine import CLASSIFIER_GRAPH, GRAPH, load_classifier, load_member, openvino
 from neurovision.ensemble.weights import Manifest, load_manifest
-from neurovision.scan.phantom import KINDS, phantom
-from neurovision.scan.prepare import prepare, standardize
 
 if TYPE_CHECKING:
     import keras
 
-TOLERANCE = 3e-4  # share of pixels whose likeliest class bfloat16 may change; the vote's labels follow
-
 
 def convert(manifest: Manifest, folder: Path) -> None:
-    """Write the graph, its constants and the precision to run in into an empty folder.
+    """Write the graph and its constants, the same for every processor, into an empty folder.
 
     The graph takes float32 ``(N, size, size, 1)`` and gives float32 ``(N, M * 5, size, size)``: softmax over five
     planes a member. Planes are the processor's own layout here, so nothing is transposed on the way.
@@ -40,7 +34,6 @@ def convert(manifest: Manifest, folder: Path) -> None:
     traced = tf.function(lambda x: graph(x, training=False), autograph=False).get_concrete_function(signature)
     model = _with_softmax(openvino().convert_model(traced), [logits for _, logits in members])
     openvino().save_model(model, folder / GRAPH, compress_to_fp16=False)
-    (folder / PRECISION).write_text(precision(model, manifest.size))
     if manifest.classifier is not None:
         whole = load_classifier(manifest)
         traced = tf.function(lambda x: whole(x, training=False), autograph=False).get_concrete_function(signature)
@@ -85,25 +78,6 @@ def _with_softmax(model: Any, logits: list[bool]) -> Any:
     parts = [joined.input_value(k) for k in range(len(logits))]
     parts = [ov.opset13.softmax(p, 1).output(0) if soft else p for p, soft in zip(parts, logits, strict=True)]
     return ov.Model([ov.opset13.concat(parts, 1)], model.get_parameters(), "members")
-
-
-def precision(model: Any, size: int) -> str:
-    """``"bf16"`` where the processor computes in it and no more than TOLERANCE of the labels change, else ``"f32"``."""
-    if "BF16" not in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return "f32"
-    return "bf16" if changed_labels(model, size) <= TOLERANCE else "f32"
-
-
-def changed_labels(model: Any, size: int) -> float:
-    """Share of the pixels of eight phantoms whose likeliest class, by the members' mean, differs in bfloat16."""
-    heads = [phantom(kind, seed)[0].gray() for kind in KINDS for seed in (900, 901)]
-    canvases = np.stack([standardize(prepare(head, size).pixels) for head in heads])[..., None]
-    labels = []
-    for hint in ("f32", "bf16"):
-        compiled = openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-        planes = compiled(canvases)[0]
-        labels.append(planes.reshape(len(heads), -1, 5, size, size).mean(1).argmax(1))
-    return float((labels[0] != labels[1]).mean())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 
 from neurovision.classes import CLASSES
 from neurovision.ensemble.cache import kept, versions
+from neurovision.ensemble.precision import precision
 from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import ModelError, WeightsTampered
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "openvino", "keras", "reference")
-GRAPH, CONSTANTS, PRECISION = "members.xml", "members.bin", "precision"  # of a converted set
+GRAPH, CONSTANTS = "members.xml", "members.bin"  # of a converted set
 CLASSIFIER_GRAPH, CLASSIFIER_CONSTANTS = "classifier.xml", "classifier.bin"
 
 
@@ -221,10 +222,9 @@ class OpenVinoEngine:
         try:
             ov = openvino()
             self._core = ov.Core()
-            bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            files = _converted(manifest, bf16)
-            self.precision = files[PRECISION].decode()
+            files = _converted(manifest)
             self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
+            self.precision = precision(self._core, self._model, manifest.size, manifest.folder, files)
             self._two = ov.AsyncInferQueue(self._compile(min(2, cores())))
             self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
             self._classifier: Any = None
@@ -282,8 +282,8 @@ class OpenVinoEngine:
         return self._core.compile_model(model, "CPU", settings)
 
 
-def _converted(manifest: Manifest, bf16: bool) -> dict[str, bytes]:
-    """The members as an OpenVINO graph, its constants and the precision to run in; made in a process of its own.
+def _converted(manifest: Manifest) -> dict[str, bytes]:
+    """The members as an OpenVINO graph and its constants, for any processor; made in a process of its own.
 
     Raises:
         ModelError: It cannot be made.
@@ -291,17 +291,17 @@ def _converted(manifest: Manifest, bf16: bool) -> dict[str, bytes]:
     package = Path(__file__).parents[2]
     drawn_by = [f"{name}.py" for name in ("_blocks", "_encoders", *(m.name for m in manifest.members))]
     files = [Path(__file__).with_name("convert.py"), *(package / "neurovision" / "segmenters" / f for f in drawn_by)]
-    names = [GRAPH, CONSTANTS, PRECISION]
+    names = [GRAPH, CONSTANTS]
     if manifest.classifier is not None:
         files += [package / "neurovision" / "classifiers" / f for f in ("_blocks.py", f"{manifest.classifier.name}.py")]
         names += [CLASSIFIER_GRAPH, CLASSIFIER_CONSTANTS]
     code = "".join(f.read_text() for f in files)
     members = [f"{m.name} {m.sha256} {m.config}" for m in (*manifest.members, manifest.classifier) if m is not None]
     made_with = versions("openvino", "keras", "tensorflow", "tensorflow-cpu")
-    facts = [str(manifest.size), *members, code, str(bf16), *made_with]
+    facts = [str(manifest.size), *members, code, *made_with]
 
     def make(folder: Path) -> None:
-        log.info("Converting the networks for this machine, once.")
+        log.info("Converting the networks, once.")
         environment = {
             **os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),

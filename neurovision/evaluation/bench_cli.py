@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(weights: Weights = None) -> None:
-    """Make, once, what every start reads: the networks as one graph for this machine and the forest as plain arrays.
+    """Make, once, what every start reads: the networks as one graph and the forest as plain arrays.
 
     The first start does the same; this is for building a container or warming up a server. It ends with an error where
     the networks cannot be converted.
