@@ -7,12 +7,18 @@
 # deploy/compose.yaml starts it beside an image archive; deploy/run_lines.py runs these lines without a container engine.
 FROM python:3.11-slim AS packages
 ARG DEVICE=cpu
-COPY requirements.txt /tmp/requirements.txt
-RUN if [ "$DEVICE" = gpu ]; then \
-        sed -i -e 's/^tensorflow-cpu==/tensorflow[and-cuda]==/' -e 's/^xgboost-cpu==/xgboost==/' /tmp/requirements.txt; \
-    fi \
-    && python -m venv /opt/venv \
-    && /opt/venv/bin/python -m pip install --no-cache-dir -r /tmp/requirements.txt \
+COPY requirements.txt requirements.lock /tmp/
+# requirements.lock has a digest of every package, but for the CPU and x86_64 only; elsewhere only the versions of
+# requirements.txt are held.
+RUN python -m venv /opt/venv \
+    && case "$DEVICE-$(uname -m)" in \
+        cpu-x86_64) set -- --require-hashes --no-deps -r /tmp/requirements.lock ;; \
+        gpu-*) set -- -r /tmp/requirements.txt; \
+            sed -i -e 's/^tensorflow-cpu==/tensorflow[and-cuda]==/' -e 's/^xgboost-cpu==/xgboost==/' /tmp/requirements.txt ;; \
+        *) set -- -r /tmp/requirements.txt ;; \
+    esac \
+    && /opt/venv/bin/python -m pip install --no-cache-dir "$@" \
+    && /opt/venv/bin/python -m pip check \
     && rm -rf /opt/venv/lib/python3.11/site-packages/tensorflow/include \
     && for package in numpy pandas scipy skimage sklearn nibabel; do \
         find "/opt/venv/lib/python3.11/site-packages/$package" -type d -name tests -prune -exec rm -rf {} + ; \

@@ -180,6 +180,11 @@ def check(app: Path, python: str, home: Path, limit: float) -> dict[str, Any]:
         process.wait(120)
 
 
+def cores() -> int:
+    """Processors that this process, and so the page that it starts, may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def main() -> None:
     """Build, install, start, ask, report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -203,9 +208,13 @@ def main() -> None:
     lines = [
         "# The Space, as checked",
         "",
-        f"Written by `make space-check` on {datetime.now(UTC):%Y-%m-%d}: {platform.system()}, {version}, {os.cpu_count()} "
-        f"cores, load {os.getloadavg()[0]:.1f}; {'an' if found['unprivileged'] else 'no'} unprivileged user, a read-only "
-        "folder, an empty cache.",
+        f"Written by `make space-check` on {datetime.now(UTC):%Y-%m-%d}. It takes the files that go into a Space of the "
+        "Hugging Face Hub, installs what the Hub would install, and starts the page as the Hub would: in a read-only "
+        f"folder, with an empty cache, {'as an unprivileged user' if found['unprivileged'] else 'as the user who ran it'}. "
+        "It does not build on the Hub itself.",
+        "",
+        f"Measured on {platform.system()}, {version}, {cores()} of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}: a "
+        "load above the cores means that other work shared them and that a quiet machine is faster.",
         "",
         "| what | measured | limit |",
         "| --- | --- | --- |",

@@ -61,6 +61,17 @@ def test_the_gpu_variant_renames_what_the_pins_name():
     assert "-cpu==" not in pins
 
 
+def test_the_image_is_installed_by_digest_from_a_lock_of_the_same_pins():
+    install = "cpu-x86_64) set -- --require-hashes --no-deps -r /tmp/requirements.lock ;;"
+    assert any(install in i.text for i in lines.parse((ROOT / "Dockerfile").read_text()) if i.word == "RUN")
+    rows = (ROOT / "requirements.lock").read_text().replace(" \\\n", "").splitlines()[1:]
+    locked = dict(re.fullmatch(r"([\w.-]+)==(\S+) +--hash=sha256:[0-9a-f]{64}", row).groups() for row in rows)
+    locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in locked.items()}
+    pins = [p for p in (ROOT / "requirements.txt").read_text().splitlines() if p and not p.startswith("#")]
+    assert len(locked) == len(rows) > len(pins)
+    assert dict(p.split("==") for p in pins).items() <= locked.items(), "run: make lock"
+
+
 def test_the_context_holds_what_is_copied_and_nothing_private():
     seen = set(lines.context(ROOT))
     copied = [i.text for i in lines.parse((ROOT / "Dockerfile").read_text()) if i.word == "COPY" and "--from" not in i.text]
@@ -68,7 +79,8 @@ def test_the_context_holds_what_is_copied_and_nothing_private():
         for source in line.split()[:-1]:
             assert any(f == Path(source) or f.is_relative_to(source) for f in seen), source
     tops = {f.parts[0] for f in seen}
-    assert tops == {"app.py", "LICENSE", "README.md", "requirements.txt", "neurovision", "weights", "examples", "docs"}
+    files = {"app.py", "LICENSE", "README.md", "requirements.lock", "requirements.txt"}
+    assert tops == {*files, "neurovision", "weights", "examples", "docs"}
     assert not [f for f in seen if "__pycache__" in f.parts or f.is_relative_to("weights/cache")]
     assert {f.parts[1] for f in seen if f.parts[0] == "docs"} == {"evaluation"}
 
