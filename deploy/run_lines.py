@@ -298,17 +298,17 @@ def report(dockerfile: Path, stage: Stage, seconds: float | None) -> str:
     rows = [f"| `{text if len(text) < 70 else text[:67] + '...'}` | {grown / 1e6:.1f} |" for text, grown in stage.sizes]
     lines = [
         f"Written by `python deploy/run_lines.py {dockerfile.name}` on {datetime.now(UTC):%Y-%m-%d}, which executes the "
-        f"Dockerfile's lines without a container engine: in fresh roots of Debian bookworm, whose Python 3.11 takes the place "
-        f"of {stage.base}. Sizes are those of the files, before any compression.",
+        f"Dockerfile's lines without a container engine: in fresh roots of Debian bookworm, whose Python 3.11 takes the "
+        f"place of {stage.base}. Sizes are those of the files, before any compression.",
         "",
         "| line of the last stage | MB |", "| --- | --- |", *rows,
         f"| **the image's files**, of at most {LIMIT / 1e6:.0f} | **{whole / 1e6:.0f}** |", "",
     ]  # fmt: skip
     if seconds is not None:
         lines += [
-            f"CMD as user {stage.user} on a read-only root with a tmpfs on /tmp: HEALTHCHECK succeeded {seconds:.1f} s after "
-            f"the start, on {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores at a load of {os.getloadavg()[0]:.1f} (a "
-            "load above the cores means that other work shared them).",
+            f"CMD as user {stage.user} on a read-only root with a tmpfs on /tmp: HEALTHCHECK succeeded {seconds:.1f} s "
+            f"after the start, on {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores at a load of "
+            f"{os.getloadavg()[0]:.1f} (a load above the cores means that other work shared them).",
             "",
         ]
     return "\n".join(lines)
