@@ -26,7 +26,7 @@ RUN python -m venv /opt/venv \
     && /opt/venv/bin/python -m pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim
-ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     TF_CPP_MIN_LOG_LEVEL=3 \

@@ -109,7 +109,7 @@ def predict(
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.errors import ScanError
     from neurovision.files import write
-    from neurovision.scan.read import DEIDENTIFIED, group_scans, kind_of, read_files
+    from neurovision.scan.read import DEIDENTIFIED, group_scans, kind_of, memory_told, read_files
     from neurovision.views.files import free_stem, stem_of
 
     scans = group_scans(paths)
@@ -125,17 +125,18 @@ def predict(
         stem = free_stem(stem_of(path), used)
         reason: str | None
         try:
-            if anonymize and kind_of(files[0]) == "DICOM":
-                from neurovision.scan.deidentify import deidentify
+            with memory_told([path]):
+                if anonymize and kind_of(files[0]) == "DICOM":
+                    from neurovision.scan.deidentify import deidentify
 
-                files = tuple(deidentify(files, out / f"{stem}{DEIDENTIFIED}"))
-            study = read_files(files, path.name)
-            findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
-            _write_findings(analyzer, findings, study, files, out, stem, report)
-            if study.source.format == "DICOM" or dicom:
-                from neurovision.views.dicom_out import write_dicom
+                    files = tuple(deidentify(files, out / f"{stem}{DEIDENTIFIED}"))
+                study = read_files(files, path.name)
+                findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
+                _write_findings(analyzer, findings, study, files, out, stem, report)
+                if study.source.format == "DICOM" or dicom:
+                    from neurovision.views.dicom_out import write_dicom
 
-                write_dicom(findings, study, files, out, stem, fractional)
+                    write_dicom(findings, study, files, out, stem, fractional)
         except ScanError as e:
             reason = str(e).removeprefix(f"{path.name}: ")
             write(out / f"{stem}.json", json.dumps(_unread(path.name, reason), indent=1).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from dicom_builder import NAME, geometry, head, header, oblique, saved, stored, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -25,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from neurovision.errors import DamagedScan, NeurovisionError, OutputError, ScanTooLarge, UnsupportedScan
+from neurovision.errors import DamagedScan, NeurovisionError, OutputError, ScanError, ScanTooLarge, UnsupportedScan
 from neurovision.scan import dicom
 from neurovision.scan.deidentify import deidentify
 from neurovision.scan.read import find_scans, group_scans, read, read_bytes, read_files, read_many
@@ -293,6 +296,70 @@ def test_spoiled_bytes_give_a_study_or_a_named_error(one: Dataset, at: int, patc
         assert NAME not in str(e)
     else:
         assert study.pixels.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        (0x00180080, "IS", b"slow"),  # RepetitionTime, which only the sequence's name is told from
+        (0x00080008, "SQ", b"ORIGINAL"),  # ImageType
+        (0x52009229, "US", b"\7\0"),  # SharedFunctionalGroupsSequence
+        (0x52009230, "LO", b"each"),  # PerFrameFunctionalGroupsSequence
+        (0x00200032, "SH", b"here"),  # ImagePositionPatient
+        (0x7FE00010, "US", b"\7\0"),  # PixelData
+        (0x00280002, "FD", b"\0\0\0\0\0\0\xf0\x7f"),  # SamplesPerPixel is infinite
+    ],
+    ids=lambda e: f"{e[0]:08x}",
+)
+def test_values_of_another_kind_give_a_study_or_a_named_error(one: Dataset, element: tuple):
+    one.ScanningSequence, one.EchoTime = "SE", 10
+    tag, kind, value = element
+    one.add(RawDataElement(BaseTag(tag), kind, len(value), value, 0, False, True))
+    try:
+        assert read_bytes(saved(one), "x.dcm").pixels.shape == (1, 64, 64, 1)
+    except ScanError as e:
+        assert str(e).startswith("x.dcm: ")
+
+
+@pytest.mark.parametrize("ours", ["_window", "_step", "_check_pixels", "_windowed", "_inflate"])
+def test_an_error_of_ours_does_not_read_as_a_damaged_file(series: Path, monkeypatch: pytest.MonkeyPatch, ours: str):
+    def slip(*given: object) -> None:
+        raise AttributeError(ours)
+
+    path = sorted(series.iterdir())[0]
+    dataset = dcmread(path)
+    if ours == "_inflate":
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data = saved(dataset)
+    monkeypatch.setattr(dicom, ours, slip)
+    with pytest.raises(AttributeError, match=ours):
+        read(series) if ours == "_step" else read_bytes(data, "x.dcm")
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_preamble_and_meta_information(one: Dataset, implicit: bool):
+    expected = read_bytes(saved(one), "x.dcm").pixels
+    bare = Dataset(one)
+    bare.SpecificCharacterSet = "ISO_IR 100"  # the first element tells that it is DICOM
+    written = BytesIO()
+    bare.save_as(written, implicit_vr=implicit, little_endian=True)
+    assert np.array_equal(read_bytes(written.getvalue(), "x.dcm").pixels, expected)
+
+
+def test_too_little_memory_is_no_damage(one: Dataset, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*given: object, **named: object) -> None:
+        raise MemoryError
+
+    (tmp_path / "x.dcm").write_bytes(saved(one))
+    monkeypatch.setattr(dicom, "pixel_array", full)  # inside what is taken for damage
+    with pytest.raises(ScanTooLarge, match=r"^x\.dcm: it takes more memory"):
+        read(tmp_path / "x.dcm")
+    monkeypatch.setattr(dicom, "_study", full)  # outside of it
+    with pytest.raises(ScanTooLarge, match=r"^head: it takes more memory"):
+        read_files(sorted(series.iterdir()), "head")
+    monkeypatch.setattr(dicom, "load", full)
+    with pytest.raises(ScanTooLarge, match=r"^10 files: it takes more memory"):
+        group_scans([series])
 
 
 def test_unknown_sequences_and_body_parts_are_told(one: Dataset):

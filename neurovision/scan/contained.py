@@ -100,12 +100,9 @@ def _limit(variable: str, default: int) -> int:
         return default
 
 
-def _named(paths: Sequence[Path | str]) -> str:
-    return Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} files"
-
-
 def _broken(paths: Sequence[Path | str]) -> DamagedScan:
-    return DamagedScan(f"{_named(paths)}: reading it broke the reader, so the file is damaged or hostile; export it again.")
+    name = read.named(paths)
+    return DamagedScan(f"{name}: reading it broke the reader, so the file is damaged or hostile; export it again.")
 
 
 # --- the caller's side -----------------------------------------------------------------------------------------------
@@ -151,7 +148,7 @@ class Nursery:
                 except (OSError, EOFError, ValueError, KeyError, TypeError, struct.error):
                     if perf_counter() - start >= 0.9 * seconds:
                         raise ScanTooLarge(
-                            f"{_named(paths)}: reading it took more than {seconds} seconds; send a smaller scan."
+                            f"{read.named(paths)}: reading it took more than {seconds} seconds; send a smaller scan."
                         ) from None
                     raise _broken(paths) from None
 
@@ -308,16 +305,13 @@ def _serve(channel: socket.socket) -> None:
     (length,) = struct.unpack("<I", _exactly(channel, 4))
     request = json.loads(_exactly(channel, length))
     try:
-        told, values = _do(request)
-        values = np.ascontiguousarray(values, np.float32)
+        with read.memory_told(request["paths"]):
+            told, values = _do(request)
+            values = np.ascontiguousarray(values, np.float32)
         told["shape"] = values.shape
         parts: list[Any] = [json.dumps(told).encode(), values.data.cast("B")]
-    except (ScanError, MemoryError) as e:
-        kind_of, words = type(e).__name__, str(e)
-        if isinstance(e, MemoryError) or isinstance(e.__cause__, MemoryError):
-            kind_of = "ScanTooLarge"
-            words = f"{_named(request['paths'])}: reading it takes too much memory; send a smaller scan."
-        parts = [json.dumps({"refused": kind_of, "words": words}).encode()]
+    except ScanError as e:
+        parts = [json.dumps({"refused": type(e).__name__, "words": str(e)}).encode()]
     channel.sendall(struct.pack("<I", len(parts[0])))
     for part in parts:
         channel.sendall(part)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,9 @@ try:
     from pydicom.uid import (
         UID,
         DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
         ExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
         RLELossless,
         SecondaryCaptureImageStorage,
     )
@@ -33,6 +34,7 @@ except ImportError as e:
     raise UnsupportedScan("DICOM needs packages that are not installed; run pip install 'neurovision[dicom]'.") from e
 
 from neurovision.scan.dicom_codecs import coded_size, register
+from neurovision.scan.dicom_header import Header, refusing
 from neurovision.scan.images import MAX_PIXELS, MIN_SIDE
 from neurovision.scan.intensity import replace_non_numbers, scale_robust, scale_window
 from neurovision.scan.sequence import sequence_from_text, sequence_from_times, sequence_warning
@@ -42,7 +44,7 @@ MAX_FILE_BYTES = 512_000_000  # of one file, also once inflated
 MAX_VOXELS = 100_000_000  # 400 MB as float32
 MAX_FRAMES = 4096
 HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "HEADNECK", "NEURO", "PITUITARY", "SELLA", "WHOLEBODY")
-_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _COMPRESSED = (RLELossless, *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)))
 _GRAY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 
@@ -119,7 +121,7 @@ def read_dicom(data: bytes, name: str) -> Study:
         ScanTooLarge: More bytes, frames or voxels than MAX_FILE_BYTES, MAX_FRAMES, MAX_VOXELS.
     """
     dataset = parse(data, name)
-    series = _one_stack(_image_frames(dataset, 0, name), (dataset,), name)
+    series = _one_stack(_image_frames(Header(dataset, name), 0), (dataset,), name)
     return _study(series, [lambda: data], name, hashlib.sha256(data).hexdigest())
 
 
@@ -150,9 +152,9 @@ def read_headers(paths: Sequence[Path], name: str) -> Series:
     seen: set[str] = set()
     frames = [
         frame
-        for k, (header, path) in enumerate(zip(headers, paths, strict=True))
+        for k, header in enumerate(Header(h, p.name) for h, p in zip(headers, paths, strict=True))
         if not _is_copy(header, seen)
-        for frame in _image_frames(header, k, path.name)
+        for frame in _image_frames(header, k)
     ]
     return _one_stack(frames, headers, name)
 
@@ -171,15 +173,16 @@ def group_dicom(paths: Sequence[Path]) -> tuple[list[tuple[Path, ...]], list[Pat
     seen: set[str] = set()
     for k, path in enumerate(paths):
         try:
-            dataset = parse(load(path), path.name, pixels=False)
-            found = _image_frames(dataset, k, path.name)
+            header = Header(parse(load(path), path.name, pixels=False), path.name)
+            found = _image_frames(header, k)
+            copy = _is_copy(header, seen)
         except UnsupportedScan:
             others.append(path)
             continue
         except (DamagedScan, ScanTooLarge):
             damaged.append(path)
             continue
-        if _is_copy(dataset, seen):
+        if copy:
             continue
         if len(found) > 1:
             groups.append((path,))  # a multi-frame file is a scan by itself
@@ -189,9 +192,9 @@ def group_dicom(paths: Sequence[Path]) -> tuple[list[tuple[Path, ...]], list[Pat
     return sorted(groups, key=lambda g: min(p.name for p in g)), others, damaged
 
 
-def _is_copy(dataset: Dataset, seen: set[str]) -> bool:
+def _is_copy(header: Header, seen: set[str]) -> bool:
     """Whether an object of this UID was seen before; exports often hold a file twice."""
-    uid = str(dataset.get("SOPInstanceUID", "") or "")
+    uid = header.text("SOPInstanceUID")
     if uid in seen:
         return True
     if uid:
@@ -202,9 +205,10 @@ def _is_copy(dataset: Dataset, seen: set[str]) -> bool:
 def series_number(path: Path) -> int | None:
     """The SeriesNumber in a file's header, or None."""
     try:
-        return int(parse(load(path), path.name, pixels=False).get("SeriesNumber"))
-    except (DamagedScan, UnsupportedScan, ScanTooLarge, TypeError, ValueError):
+        number = Header(parse(load(path), path.name, pixels=False), path.name).numbers("SeriesNumber", 1)
+    except (DamagedScan, UnsupportedScan, ScanTooLarge):
         return None
+    return None if number is None else int(number[0])
 
 
 def parse(data: bytes, name: str, pixels: bool = True) -> Dataset:
@@ -225,30 +229,30 @@ def parse(data: bytes, name: str, pixels: bool = True) -> Dataset:
     """
     if len(data) > MAX_FILE_BYTES:
         raise ScanTooLarge(f"{name}: a DICOM file may have {MAX_FILE_BYTES // 10**6} MB; this has more.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they may quote a patient's name
-            stream = BytesIO(data)
-            meta, syntax = None, UID("1.2.840.10008.1.2")
-            if data[128:132] == b"DICM":
-                stream.seek(132)
-                meta = pydicom.filereader._read_file_meta_info(stream)
-                syntax = UID(str(meta.get("TransferSyntaxUID", syntax)))
-                if syntax == DeflatedExplicitVRLittleEndian:
-                    inflated = _inflate(data[stream.tell() :], name)
-                    dataset = pydicom.filereader.read_dataset(BytesIO(inflated), False, True, stop_when=_stop(pixels))
-                    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-                    dataset.file_meta = meta
-                    return dataset
-            if syntax not in (*_NATIVE, *_COMPRESSED):
-                raise UnsupportedScan(
-                    f"{name}: its transfer syntax ({_syntax_name(syntax)}) is not read; export it uncompressed."
-                )
-            return pydicom.dcmread(BytesIO(data), force=meta is None, stop_before_pixels=not pixels)
-    except (UnsupportedScan, ScanTooLarge, DamagedScan):
-        raise
-    except Exception as e:  # pydicom and its decoders raise anything on damaged files
-        raise DamagedScan(f"{name}: the DICOM file is damaged or cut off; export it again.") from e
+    damaged = f"{name}: the DICOM file is damaged or cut off; export it again."
+    stream = BytesIO(data)
+    meta, syntax = None, ImplicitVRLittleEndian
+    if data[128:132] == b"DICM":
+        stream.seek(132)
+        with refusing(damaged):
+            meta = pydicom.filereader._read_file_meta_info(stream)
+            syntax = UID(str(meta.get("TransferSyntaxUID", syntax)))
+        if syntax == DeflatedExplicitVRLittleEndian:
+            inflated = BytesIO(_inflate(data[stream.tell() :], name))
+            with refusing(damaged):
+                dataset = pydicom.filereader.read_dataset(inflated, False, True, stop_when=_stop(pixels))
+                meta.TransferSyntaxUID = ExplicitVRLittleEndian
+                dataset.file_meta = meta
+            return dataset
+    if syntax not in (*_NATIVE, *_COMPRESSED):
+        raise UnsupportedScan(f"{name}: its transfer syntax ({_syntax_name(syntax)}) is not read; export it uncompressed.")
+    with refusing(damaged):
+        dataset = pydicom.dcmread(BytesIO(data), force=meta is None, stop_before_pixels=not pixels)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # pydicom finds out how it is written, and does not note it
+            implicit, little = dataset.original_encoding
+            native = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else native
+    return dataset
 
 
 def load(path: Path) -> bytes:
@@ -262,7 +266,10 @@ def load(path: Path) -> bytes:
 
 def _inflate(data: bytes, name: str) -> bytes:
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = decompressor.decompress(data, MAX_FILE_BYTES)
+    try:
+        inflated = decompressor.decompress(data, MAX_FILE_BYTES)
+    except zlib.error as e:
+        raise DamagedScan(f"{name}: the deflated DICOM file is damaged; export it again.") from e
     if decompressor.unconsumed_tail:
         raise ScanTooLarge(f"{name}: it inflates to more than {MAX_FILE_BYTES // 10**6} MB; export it uncompressed.")
     if not decompressor.eof:
@@ -278,7 +285,7 @@ def _syntax_name(syntax: UID) -> str:
     return syntax.name if syntax.name != str(syntax) else "unknown"
 
 
-def _image_frames(dataset: Dataset, file: int, name: str) -> list[Frame]:
+def _image_frames(header: Header, file: int) -> list[Frame]:
     """The frames of one file, after checking that it is an MR image.
 
     Raises:
@@ -286,86 +293,73 @@ def _image_frames(dataset: Dataset, file: int, name: str) -> list[Frame]:
         DamagedScan: Numbers that are none.
         ScanTooLarge: Too many pixels or frames.
     """
-    try:
-        meta = getattr(dataset, "file_meta", Dataset())  # a DICOMDIR names its class only there
-        if not (dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "Rows" in dataset):
-            raise DamagedScan(f"{name}: the DICOM file is damaged: it does not say what it holds; export it again.")
-        modality = str(dataset.get("Modality", "MR") or "MR").strip()
-        if modality != "MR":
-            shown = modality if re.fullmatch(r"[A-Z0-9]{2,8}", modality) else "another kind"
-            raise UnsupportedScan(f"{name}: a brain MR image is needed; received a DICOM file of modality {shown}.")
-        if dataset.get("Rows") is None or dataset.get("Columns") is None:
-            raise UnsupportedScan(f"{name}: this DICOM file holds no image; choose the files of the image series.")
-        rows, columns, count = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
-        if min(rows, columns) < MIN_SIDE:
-            raise UnsupportedScan(f"{name}: a scan has at least {MIN_SIDE} pixels a side; received {columns} x {rows}.")
-        if rows * columns > MAX_PIXELS or not 1 <= count <= MAX_FRAMES or rows * columns * count > MAX_VOXELS:
-            raise ScanTooLarge(
-                f"{name}: a volume may have {MAX_VOXELS // 10**6} million voxels and {MAX_FRAMES} frames; "
-                f"the header claims {columns} x {rows} x {count}."
-            )
-        per = dataset.get("PerFrameFunctionalGroupsSequence")
-        if per is not None and len(per) != count:
-            raise DamagedScan(f"{name}: the header claims {count} frames and describes {len(per)}; export it again.")
-        shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-        if per is None:
-            return [_frame(dataset, [dataset], file, k, (rows, columns), count) for k in range(count)]
-        return [_frame(dataset, [per[k], shared], file, k, (rows, columns), count) for k in range(count)]
-    except (UnsupportedScan, DamagedScan, ScanTooLarge):
-        raise
-    except Exception as e:  # pydicom and its decoders raise anything on damaged files
-        raise DamagedScan(f"{name}: the DICOM header holds values that cannot be read; export it again.") from e
+    name = header.name
+    meta = Header(getattr(header.dataset, "file_meta", Dataset()), name)  # a DICOMDIR names its class only there
+    if not (header.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID") or header.holds("Rows")):
+        raise DamagedScan(f"{name}: the DICOM file is damaged: it does not say what it holds; export it again.")
+    modality = header.text("Modality") or "MR"
+    if modality != "MR":
+        shown = modality if re.fullmatch(r"[A-Z0-9]{2,8}", modality) else "another kind"
+        raise UnsupportedScan(f"{name}: a brain MR image is needed; received a DICOM file of modality {shown}.")
+    if header.value("Rows") is None or header.value("Columns") is None:
+        raise UnsupportedScan(f"{name}: this DICOM file holds no image; choose the files of the image series.")
+    rows, columns, count = header.whole("Rows", 0), header.whole("Columns", 0), header.whole("NumberOfFrames", 0) or 1
+    if min(rows, columns) < MIN_SIDE:
+        raise UnsupportedScan(f"{name}: a scan has at least {MIN_SIDE} pixels a side; received {columns} x {rows}.")
+    if rows * columns > MAX_PIXELS or not 1 <= count <= MAX_FRAMES or rows * columns * count > MAX_VOXELS:
+        raise ScanTooLarge(
+            f"{name}: a volume may have {MAX_VOXELS // 10**6} million voxels and {MAX_FRAMES} frames; "
+            f"the header claims {columns} x {rows} x {count}."
+        )
+    if not header.holds("PerFrameFunctionalGroupsSequence"):
+        return [_frame(header, [header], file, k, (rows, columns), count) for k in range(count)]
+    per = header.items("PerFrameFunctionalGroupsSequence")
+    if len(per) != count:
+        raise DamagedScan(f"{name}: the header claims {count} frames and describes {len(per)}; export it again.")
+    shared = header.items("SharedFunctionalGroupsSequence")[:1]
+    return [_frame(header, [per[k], *shared], file, k, (rows, columns), count) for k in range(count)]
 
 
 def _frame(
-    dataset: Dataset, groups: list[Dataset], file: int, number: int, shape: tuple[int, int], count: int
+    header: Header, groups: list[Header], file: int, number: int, shape: tuple[int, int], count: int
 ) -> Frame:
-    def group(key: str) -> Dataset:
-        """A functional group of the frame; of a classic file, the dataset itself."""
-        if groups[0] is dataset:
-            return dataset
-        return next((g.get(key)[0] for g in groups if g.get(key)), Dataset())
+    def group(key: str) -> Header:
+        """A functional group of the frame; of a classic file, the header itself."""
+        if groups[0] is header:
+            return header
+        return next((found[0] for g in groups if (found := g.items(key))), Header(Dataset(), header.name))
 
-    position = _numbers(group("PlanePositionSequence").get("ImagePositionPatient"), 3)
-    orientation = _numbers(group("PlaneOrientationSequence").get("ImageOrientationPatient"), 6)
+    position = group("PlanePositionSequence").numbers("ImagePositionPatient", 3)
+    orientation = group("PlaneOrientationSequence").numbers("ImageOrientationPatient", 6)
     if orientation is not None and not _orthonormal(orientation):
         orientation = None
-    if groups[0] is dataset and count > 1:
+    if groups[0] is header and count > 1:
         position = None  # a classic multi-frame file gives one place for all of its frames
     measures = group("PixelMeasuresSequence")
-    spacing = _numbers(measures.get("PixelSpacing"), 2)
+    spacing = measures.numbers("PixelSpacing", 2)
     if spacing is not None and min(spacing) <= 0:
         spacing = None
-    gaps = _numbers(measures.get("SpacingBetweenSlices"), 1) or _numbers(measures.get("SliceThickness"), 1)
+    gaps = measures.numbers("SpacingBetweenSlices", 1) or measures.numbers("SliceThickness", 1)
     transform, voi = group("PixelValueTransformationSequence"), group("FrameVOILUTSequence")
-    content = group("FrameContentSequence")
-    echo = group("MREchoSequence").get("EffectiveEchoTime", dataset.get("EchoTime"))
-    diffusion = group("MRDiffusionSequence").get("DiffusionBValue", dataset.get("DiffusionBValue"))
-    kind = group("MRImageFrameTypeSequence").get("FrameType", dataset.get("ImageType"))
-    time = content.get("TemporalPositionIndex", dataset.get("TemporalPositionIdentifier"))
+    echo = group("MREchoSequence").text("EffectiveEchoTime") or header.text("EchoTime")
+    diffusion = group("MRDiffusionSequence").text("DiffusionBValue") or header.text("DiffusionBValue")
+    kind = group("MRImageFrameTypeSequence").text("FrameType") or header.text("ImageType")
+    time = group("FrameContentSequence").text("TemporalPositionIndex") or header.text("TemporalPositionIdentifier")
     return Frame(
         file=file,
         number=number,
-        instance=int(dataset.get("InstanceNumber") or 0),
+        instance=header.whole("InstanceNumber", 0),
         shape=shape,
         position=position,
         orientation=orientation,
         spacing=None if spacing is None else (spacing[0], spacing[1]),
         gap=gaps[0] if gaps is not None and gaps[0] > 0 else None,
-        slope=(_numbers(transform.get("RescaleSlope"), 1) or (1.0,))[0] or 1.0,
-        intercept=(_numbers(transform.get("RescaleIntercept"), 1) or (0.0,))[0],
+        slope=(transform.numbers("RescaleSlope", 1) or (1.0,))[0] or 1.0,
+        intercept=(transform.numbers("RescaleIntercept", 1) or (0.0,))[0],
         window=_window(voi),
-        series=(str(dataset.get("SeriesInstanceUID", "")), str(dataset.get("FrameOfReferenceUID", ""))),
-        contrast=tuple(str(v) for v in (kind, echo, diffusion, time)),
+        series=(header.text("SeriesInstanceUID"), header.text("FrameOfReferenceUID")),
+        contrast=(kind, echo, diffusion, time),
     )
-
-
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """``count`` finite floats, or None where the header gives none."""
-    if value is None or value == "":
-        return None
-    values = tuple(float(v) for v in (value if hasattr(value, "__len__") and not isinstance(value, str) else [value]))
-    return values[:count] if len(values) >= count and np.isfinite(values[:count]).all() else None
 
 
 def _orthonormal(orientation: tuple[float, ...]) -> bool:
@@ -374,9 +368,9 @@ def _orthonormal(orientation: tuple[float, ...]) -> bool:
     return bool(np.allclose(lengths, 1, atol=0.01) and abs(along @ down) < 0.01)
 
 
-def _window(dataset: Dataset) -> tuple[float, float, str] | None:
-    center, width = _numbers(dataset.get("WindowCenter"), 1), _numbers(dataset.get("WindowWidth"), 1)
-    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+def _window(header: Header) -> tuple[float, float, str] | None:
+    center, width = header.numbers("WindowCenter", 1), header.numbers("WindowWidth", 1)
+    function = header.text("VOILUTFunction") or "LINEAR"
     if center is None or width is None or function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         return None
     return (center[0], width[0], function) if width[0] >= (2 if function == "LINEAR" else 1e-6) else None
@@ -450,7 +444,7 @@ def _one_stack(frames: Sequence[Frame], headers: tuple[Dataset, ...], name: str)
             f"{name}: a volume may have {MAX_VOXELS // 10**6} million voxels and {MAX_FRAMES} slices; "
             f"received {count} slices of {first.shape[1]} x {first.shape[0]}."
         )
-    notes = _notes(headers[first.file])
+    notes = _notes(Header(headers[first.file], name))
     if first.spacing is None:
         notes.append("The file gives no pixel spacing; areas are in pixels only.")
         return Series(headers, tuple(ordered), None, None, tuple(notes))
@@ -493,46 +487,50 @@ def _step(ordered: list[Frame], normal: np.ndarray, name: str) -> tuple[np.ndarr
     return step, float(step @ normal)
 
 
-def identifier_warnings(header: Dataset) -> tuple[str, ...]:
+def identifier_warnings(header: Header) -> tuple[str, ...]:
     """Sentences about what in a DICOM file may name a patient; they never quote it.
 
-    Args:
-        header: A dataset, with or without pixels.
+    Raises:
+        DamagedScan: A value that cannot be read.
     """
     notes = []
-    burned = str(header.get("BurnedInAnnotation", "")).strip().upper()
-    captured = header.get("SOPClassUID") == SecondaryCaptureImageStorage or "ConversionType" in header
+    burned = header.text("BurnedInAnnotation").upper()
+    captured = header.text("SOPClassUID") == SecondaryCaptureImageStorage or header.holds("ConversionType")
     if burned == "YES":
         notes.append("The file says that annotations are burnt into its picture: it may show a name or a number.")
     elif captured and burned != "NO":
         notes.append("This is a captured screen: its picture may show a burnt-in name or number.")
-    removed = str(header.get("PatientIdentityRemoved", "")).strip().upper() == "YES"
-    if not removed and any(str(header.get(k, "") or "").strip() for k in ("PatientName", "PatientID", "PatientBirthDate")):
+    removed = header.text("PatientIdentityRemoved").upper() == "YES"
+    if not removed and any(header.text(k) for k in ("PatientName", "PatientID", "PatientBirthDate")):
         notes.append("The file's headers name a patient; de-identify it before it leaves your hands.")
     return tuple(notes)
 
 
-def _notes(header: Dataset) -> list[str]:
+def _notes(header: Header) -> list[str]:
     """Warnings that the headers give rise to."""
     notes = list(identifier_warnings(header))
-    part = re.sub(r"[^A-Z]", "", str(header.get("BodyPartExamined", "")).upper())[:16]
+    part = re.sub(r"[^A-Z]", "", header.text("BodyPartExamined").upper())[:16]
     if part and not any(p in part for p in HEAD_PARTS):
         notes.append(f"The file says that it shows the {part.lower()}; the networks read brains only.")
     strange = sequence_warning(sequence_of(header))
     return [*notes, strange] if strange else notes
 
 
-def sequence_of(header: Dataset) -> str | None:
-    """Name the MR sequence from a header: its descriptions first, then its times, or None."""
-    texts = (str(header.get(k, "")) for k in ("SeriesDescription", "ProtocolName", "SequenceName"))
+def sequence_of(header: Header) -> str | None:
+    """Name the MR sequence from a header: its descriptions first, then its times, or None.
+
+    Raises:
+        DamagedScan: A value that cannot be read.
+    """
+    texts = (header.text(k) for k in ("SeriesDescription", "ProtocolName", "SequenceName"))
     found = next((s for s in map(sequence_from_text, texts) if s), None)
     if found is None:
         contrast = {"T1": "T1", "T2": "T2", "T2_STAR": "T2*", "PROTON_DENSITY": "PD", "DIFFUSION": "DWI", "FLAIR": "FLAIR"}
-        found = contrast.get(str(header.get("AcquisitionContrast", "")))
-    if found is None and "SE" in str(header.get("ScanningSequence", "")):
-        times = (_numbers(header.get(k), 1) for k in ("EchoTime", "RepetitionTime", "InversionTime"))
+        found = contrast.get(header.text("AcquisitionContrast"))
+    if found is None and "SE" in header.text("ScanningSequence"):
+        times = (header.numbers(k, 1) for k in ("EchoTime", "RepetitionTime", "InversionTime"))
         found = sequence_from_times(*(None if t is None else t[0] for t in times))
-    agent = str(header.get("ContrastBolusAgent", "") or "").strip().lower()
+    agent = header.text("ContrastBolusAgent").lower()
     if found == "T1" and agent and agent not in ("none", "no", "n"):
         return "T1 post-contrast"
     return found
@@ -541,10 +539,10 @@ def sequence_of(header: Dataset) -> str | None:
 def _study(series: Series, loaders: Sequence[Any], name: str, digest: str) -> Study:
     """Decode the pixels of a series, file by file, and scale them together."""
     frames = series.frames
-    header = series.headers[frames[0].file]
-    color = str(header.get("PhotometricInterpretation", "")) in _COLOR
+    header = Header(series.headers[frames[0].file], name)
+    color = header.text("PhotometricInterpretation") in _COLOR
     volume = np.empty((len(frames), *frames[0].shape, 3 if color else 1), np.float32)
-    inverted = str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    inverted = header.text("PhotometricInterpretation") == "MONOCHROME1"
     places: dict[int, list[int]] = {}
     for k, frame in enumerate(frames):
         places.setdefault(frame.file, []).append(k)
@@ -583,28 +581,29 @@ def _windowed(volume: np.ndarray, window: tuple[float, float, str] | None) -> np
 
 def _decoded(dataset: Dataset, frames: Sequence[Frame], name: str, color: bool) -> Iterator[np.ndarray]:
     """Rescaled pixels of some frames of one file, float32 ``(H, W, C)``, after checking what the header claims."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _check_pixels(dataset, frames[0].shape, name, color)
-            padding = dataset.get("PixelPaddingValue")
-            encapsulated = dataset.file_meta.TransferSyntaxUID in _COMPRESSED
-            total = int(dataset.get("NumberOfFrames") or 1)
-            for frame in frames:
-                if encapsulated:
-                    _check_coded(get_frame(dataset.PixelData, frame.number, number_of_frames=total), dataset, frame, name)
-                raw = pixel_array(dataset, index=frame.number)
-                values = raw.astype(np.float32).reshape(*frame.shape, -1)
-                if not color:
-                    if isinstance(padding, int):
-                        values[raw.reshape(values.shape) == padding] = np.nan
-                        values = np.nan_to_num(values, nan=_lowest(values))
-                    values = values * np.float32(frame.slope) + np.float32(frame.intercept)
-                yield values
-    except (DamagedScan, UnsupportedScan, ScanTooLarge):
-        raise
-    except Exception as e:  # pydicom and its decoders raise anything on damaged files
-        raise DamagedScan(f"{name}: the pixel data are damaged or cut off and cannot be decoded; export it again.") from e
+    header = Header(dataset, name)
+    _check_pixels(header, frames[0].shape, color)
+    damaged = f"{name}: the pixel data are damaged or cut off and cannot be decoded; export it again."
+    padding = header.value("PixelPaddingValue")
+    encapsulated = dataset.file_meta.TransferSyntaxUID in _COMPRESSED
+    total = header.whole("NumberOfFrames", 0) or 1
+    for frame in frames:
+        if encapsulated:
+            with refusing(damaged):
+                coded = get_frame(dataset.PixelData, frame.number, number_of_frames=total)
+            _check_coded(coded, header, frame)
+        with refusing(damaged):
+            raw = pixel_array(dataset, index=frame.number)
+        if raw.shape != ((*frame.shape, 3) if color else frame.shape):
+            raise DamagedScan(damaged)
+        values = raw.astype(np.float32).reshape(*frame.shape, -1)
+        if not color:
+            with np.errstate(all="ignore"):  # what overflows float32 is no number, which is dealt with later
+                if isinstance(padding, int):
+                    values[raw.reshape(values.shape) == padding] = np.nan
+                    values = np.nan_to_num(values, nan=_lowest(values))
+                values = values * np.float32(frame.slope) + np.float32(frame.intercept)
+        yield values
 
 
 def _lowest(values: np.ndarray) -> float:
@@ -612,39 +611,41 @@ def _lowest(values: np.ndarray) -> float:
     return float(finite.min()) if finite.size else 0.0
 
 
-def _check_pixels(dataset: Dataset, shape: tuple[int, int], name: str, color: bool) -> None:
+def _check_pixels(header: Header, shape: tuple[int, int], color: bool) -> None:
     """Refuse what cannot be decoded, and headers whose claims the pixel data do not hold, before decoding."""
-    keyword = next((k for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if k in dataset), None)
-    if keyword is None or not len(dataset[keyword].value or b""):
+    name = header.name
+    keyword = next((k for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if header.holds(k)), None)
+    data = None if keyword is None else header.value(keyword)
+    if not isinstance(data, bytes) or not data:
         raise UnsupportedScan(f"{name}: this DICOM file holds no pixels; choose the files of the image series.")
-    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    photometric = header.text("PhotometricInterpretation")
     if photometric not in (_COLOR if color else _GRAY):
         shown = photometric if re.fullmatch(r"[A-Z0-9_ ]{2,16}", photometric) else "unknown"
         raise UnsupportedScan(f"{name}: gray or RGB pixels are read; received photometric interpretation {shown}.")
-    bits, samples = int(dataset.get("BitsAllocated", 0)), int(dataset.get("SamplesPerPixel", 1))
+    bits, samples = header.whole("BitsAllocated", 0), header.whole("SamplesPerPixel", 1)
     if bits not in (8, 16, 32, 64) or samples != (3 if color else 1):
         raise UnsupportedScan(f"{name}: 8 to 64 bits a pixel are read; received {bits} bits in {samples} channels.")
-    syntax = dataset.file_meta.get("TransferSyntaxUID", _NATIVE[0])
+    syntax = header.dataset.file_meta.TransferSyntaxUID
     if syntax not in _COMPRESSED:
-        count = int(dataset.get("NumberOfFrames") or 1)
+        count = header.whole("NumberOfFrames", 0) or 1
         expected = shape[0] * shape[1] * samples * count * bits // 8
         if photometric == "YBR_FULL_422":
             expected = expected * 2 // 3
-        if not expected <= len(dataset[keyword].value) < expected + shape[1] * bits // 8:  # some pad, by less than a row
+        if not expected <= len(data) < expected + shape[1] * bits // 8:  # some pad, by less than a row
             raise DamagedScan(
                 f"{name}: Rows and Columns claim {shape[1]} x {shape[0]} x {count} pixels, {expected} bytes; "
-                f"the file holds {len(dataset[keyword].value)}, export it again."
+                f"the file holds {len(data)}, export it again."
             )
     elif not get_decoder(syntax).is_available:
         raise UnsupportedScan(f"{name}: no decoder for {_syntax_name(UID(syntax))} is installed; export it uncompressed.")
 
 
-def _check_coded(coded: bytes, dataset: Dataset, frame: Frame, name: str) -> None:
+def _check_coded(coded: bytes, header: Header, frame: Frame) -> None:
     """Compare a compressed frame with Rows and Columns before it is decoded."""
-    rows, columns = frame.shape
-    if dataset.file_meta.TransferSyntaxUID == RLELossless:
+    name, (rows, columns) = header.name, frame.shape
+    if header.dataset.file_meta.TransferSyntaxUID == RLELossless:
         # PackBits writes at most 128 bytes for 2.
-        if rows * columns * int(dataset.BitsAllocated) // 8 > 64 * len(coded):
+        if rows * columns * header.whole("BitsAllocated", 0) // 8 > 64 * len(coded):
             raise DamagedScan(f"{name}: Rows and Columns claim more pixels than its RLE data can hold; export it again.")
         return
     size = coded_size(coded)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from neurovision.errors import DamagedScan, UnsupportedScan
+from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 from neurovision.scan import images, nifti
 from neurovision.scan.study import Study
 
@@ -15,6 +16,31 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
 # What this project writes beside the scans.
 NOT_SCANS = (".seg.dcm", ".sr.dcm", ".sc.dcm", ".mask.nii.gz", ".mask.png", ".overlay.png")
 DEIDENTIFIED = ".deidentified"  # ends the name of a folder of copies
+
+
+@contextmanager
+def memory_told(paths: Sequence[Path | str]) -> Iterator[None]:
+    """Say of a scan that memory does not suffice for that it is too large, where a reader takes it for damaged.
+
+    Readers take whatever a library raises for damage, but keep it as the cause.
+
+    Args:
+        paths: The scan's files.
+
+    Raises:
+        ScanTooLarge: In the place of a MemoryError, or of a refusal that one caused.
+    """
+    try:
+        yield
+    except (DamagedScan, UnsupportedScan, MemoryError) as e:
+        if not isinstance(e, MemoryError) and not isinstance(e.__cause__, MemoryError):
+            raise
+        raise ScanTooLarge(f"{named(paths)}: it takes more memory than there is for it; send a smaller scan.") from e
+
+
+def named(paths: Sequence[Path | str]) -> str:
+    """A scan's name for messages: its file's, or how many files it has."""
+    return Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} files"
 
 
 def read(path: Path | str) -> Study:
@@ -27,9 +53,8 @@ def read(path: Path | str) -> Study:
         ScanError: Not readable as a scan; the message says why and what to do.
     """
     file = Path(path)
-    if file.is_dir():
-        return _read_folder(file)
-    return read_bytes(_load(file), file.name)
+    with memory_told([file]):
+        return _read_folder(file) if file.is_dir() else read_bytes(_load(file), file.name)
 
 
 def read_bytes(data: bytes, name: str) -> Study:
@@ -67,10 +92,11 @@ def read_files(paths: Sequence[Path | str], name: str | None = None) -> Study:
         raise UnsupportedScan(f"A series may have {MAX_FILES} files; received {len(files)}.")
     if not files or any(kind_of(f) != "DICOM" for f in files):
         raise UnsupportedScan("Several files make one scan only where all are DICOM files of one series.")
-    if name is None:
-        number = series_number(files[0])
-        name = "series" if number is None else f"series-{number}"
-    return read_dicom_series(files, name)
+    with memory_told(files if name is None else [name]):
+        if name is None:
+            number = series_number(files[0])
+            name = "series" if number is None else f"series-{number}"
+        return read_dicom_series(files, name)
 
 
 def read_many(paths: Sequence[Path | str]) -> list[Study]:
@@ -103,10 +129,11 @@ def group_scans(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
         return list(others)
     from neurovision.scan.dicom import group_dicom
 
-    groups, strange, damaged = group_dicom(dicom)
-    named = set(paths)
+    with memory_told(dicom):
+        groups, strange, damaged = group_dicom(dicom)
+    given = set(paths)
     # A folder may hold reports and other modalities beside a series; a file that was named is always answered for.
-    return [*others, *groups, *((f,) for f in strange if f in named or not groups), *((f,) for f in damaged)]
+    return [*others, *groups, *((f,) for f in strange if f in given or not groups), *((f,) for f in damaged)]
 
 
 def find_scans(paths: Sequence[Path]) -> list[Path]:
@@ -204,7 +231,6 @@ def _load(file: Path) -> bytes:
             return stream.read(limit + 1)
     except OSError as e:
         raise DamagedScan(f"{file.name}: the file cannot be opened ({e.strerror}).") from e
-
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

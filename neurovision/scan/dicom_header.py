@@ -1,0 +1,97 @@
+"""A DICOM header's values by kind. pydicom decodes a value when it is asked for, and a damaged one breaks it in any way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, Sequence
+
+from neurovision.errors import DamagedScan
+
+
+@contextmanager
+def refusing(sentence: str) -> Iterator[None]:
+    """Whatever is raised inside becomes DamagedScan, and warnings, which may quote a patient's name, are not shown.
+
+    For calls of pydicom and its decoders only: an error of our own must not read as a damaged file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as e:  # pydicom and its decoders raise anything on damaged files
+        raise DamagedScan(sentence) from e
+
+
+@dataclass(frozen=True)
+class Header:
+    """A dataset whose values are asked for by kind.
+
+    Every method but ``holds`` raises DamagedScan where the value is of no such kind.
+
+    Attributes:
+        dataset: pydicom's.
+        name: The file's name, for messages.
+    """
+
+    dataset: Dataset
+    name: str
+
+    def holds(self, key: str) -> bool:
+        """Whether the header has the element, be it empty."""
+        return key in self.dataset
+
+    def value(self, key: str) -> Any:
+        """The value as pydicom gives it, or None."""
+        try:
+            return self.dataset.get(key)
+        except Exception as e:  # pydicom raises anything on damaged values
+            raise self.unreadable() from e
+
+    def text(self, key: str) -> str:
+        """The value as text without spaces around it, ``""`` where there is none."""
+        value = self.value(key)
+        try:
+            return "" if value is None else str(value).strip()
+        except Exception as e:  # names are decoded only now
+            raise self.unreadable() from e
+
+    def whole(self, key: str, default: int) -> int:
+        """The value as a whole number, ``default`` where there is none."""
+        value = self.value(key)
+        if value is None or value == "":
+            return default
+        try:
+            return int(value)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise self.unreadable() from e
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...] | None:
+        """``count`` finite numbers, or None where the header gives none."""
+        value = self.value(key)
+        if value is None or value == "":
+            return None
+        try:
+            listed = value if hasattr(value, "__len__") and not isinstance(value, str) else [value]
+            values = tuple(float(v) for v in listed)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise self.unreadable() from e
+        return values[:count] if len(values) >= count and np.isfinite(values[:count]).all() else None
+
+    def items(self, key: str) -> list[Header]:
+        """The items of a sequence, none where there is no such sequence."""
+        value = self.value(key)
+        if value is None:
+            return []
+        if not isinstance(value, Sequence):
+            raise self.unreadable()
+        return [Header(item, self.name) for item in value]
+
+    def unreadable(self) -> DamagedScan:
+        """What to raise where a value is not what it should be."""
+        return DamagedScan(f"{self.name}: the DICOM header holds values that cannot be read; export it again.")
