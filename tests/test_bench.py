@@ -57,9 +57,11 @@ class TestFastPathsSayTheSame:
         canvas = prepare(phantom("glioma", 4, 200)[0].gray(), 96)
         for seed in range(4):
             probabilities = smooth_softmax(np.random.default_rng(seed))
-            full = label_map(canvas.restore_probabilities(probabilities))
-            assert len(np.unique(full)) == 5
-            assert (restore_labels(canvas, probabilities) != full).mean() < 1e-4  # rounding at exactly equal
+            for threshold in (0.5, 0.2):
+                full = label_map(canvas.restore_probabilities(probabilities), threshold)
+                assert len(np.unique(full)) == 5
+                fast = restore_labels(canvas, probabilities, threshold)
+                assert (fast != full).mean() < 1e-4  # rounding at exactly equal
 
     def test_maps_are_voted_as_their_pixels_are(self):
         softmax = smooth_softmax(np.random.default_rng(0), len(NAMES), 2)
@@ -234,7 +236,7 @@ class TestMeasuring:
 
     def test_slices_are_compared_with_the_naive_way(self, tmp_path):
         class Blind(Analyzer):
-            def restore(self, canvas, probabilities):
+            def restore(self, canvas, probabilities, threshold=0.5):
                 return np.zeros(canvas.shape, np.uint8)
 
         fast = standin()

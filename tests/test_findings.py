@@ -118,3 +118,20 @@ def test_a_study_refuses_bad_geometry():
         study(spacing=(1.0, 0.0, 1.0))
     with pytest.raises(UnsupportedScan, match="4 x 4"):
         study(affine=np.eye(3))
+
+
+def test_a_dim_tumor_is_marked_from_a_share_of_its_peak():
+    from neurovision.ensemble.features import tumor_threshold
+
+    rng = np.random.default_rng(0)
+    dim = rng.uniform(0, 0.05, (100, 100)).astype(np.float32)
+    dim[40:50, 40:50] = 0.3
+    assert tumor_threshold(dim, 0.5) == pytest.approx(0.15, abs=1e-6)
+    assert (dim >= tumor_threshold(dim, 0.5)).sum() == 100
+    assert tumor_threshold(dim * 3, 0.6) == 0.5  # never stricter than a plain vote
+    speck = dim * 0
+    speck[3, 3] = 1.0
+    assert tumor_threshold(speck, 0.5) == pytest.approx(0.025)  # one pixel is no peak
+    assert tumor_threshold(np.zeros((8, 8), np.float32), 0.5) > 0, "nothing is marked where there is nothing"
+    p = np.array([[0.4, 0.4, 0.2, 0, 0]], np.float32)
+    assert label_map(p).tolist() == [0] and label_map(p, 0.2).tolist() == [2]

@@ -77,6 +77,8 @@ class Findings:
         verdict: ``"tumor"`` or ``"no tumor"``; None when rejected.
         tumor_probability: Calibrated, in [0, 1]; None when rejected.
         threshold: The probability from which the verdict is ``"tumor"``.
+        marked_from: The vote's probability of tumor from which ``mask`` marks a pixel: 0.5, or less where the verdict is
+            tumor and the vote's peak is low; see :func:`~neurovision.ensemble.features.tumor_threshold`.
         tumor_type: Key of the likeliest type where the verdict is tumor, else None.
         type_probabilities: Of each tumor type given that there is a tumor; they sum to 1.
         regions: Largest first.
@@ -104,6 +106,7 @@ class Findings:
     verdict: Literal["tumor", "no tumor"] | None = None
     tumor_probability: float | None = None
     threshold: float | None = None
+    marked_from: float = 0.5
     tumor_type: str | None = None
     type_probabilities: dict[str, float] = field(default_factory=dict)
     regions: tuple[Region, ...] = ()
@@ -127,6 +130,7 @@ class Findings:
             "verdict": self.verdict,
             "tumor_probability": _rounded(self.tumor_probability, 4),
             "threshold": _rounded(self.threshold, 4),
+            "marked_from": round(self.marked_from, 4),
             "tumor_type": self.tumor_type,
             "type_probabilities": {k: round(v, 4) for k, v in self.type_probabilities.items()},
             "regions": [

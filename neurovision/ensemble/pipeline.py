@@ -13,7 +13,7 @@ import numpy as np
 from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways
 from neurovision.ensemble.familiar import Familiar
-from neurovision.ensemble.features import disagreement
+from neurovision.ensemble.features import disagreement, tumor_threshold
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
@@ -81,9 +81,9 @@ class Analyzer:
             voter = beside.submit(Voter.load, manifest)
             return cls(manifest, load_engine(manifest, engine), voter.result())
 
-    def restore(self, canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
+    def restore(self, canvas: Canvas, probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
         """Labels in the slice's own pixels; see :func:`restore_labels`, which the benchmark's naive way replaces."""
-        return restore_labels(canvas, probabilities)
+        return restore_labels(canvas, probabilities, threshold)
 
     def analyze(self, study: Study, slice_index: int = 0) -> Findings:
         """Analyze one slice of a study.
@@ -205,13 +205,16 @@ class Analyzer:
             warnings += ("No head stands out from the background: the whole picture was read.",)
         types = type_probabilities(vote, answers, float(self.manifest.verdict.get("type_weight", 0.0)))
         positive = probability >= threshold
-        mask = self.restore(canvas, vote)
+        marked_from = self._marked_from(vote[..., FIRST_TUMOR:].sum(-1), positive)
+        mask = self.restore(canvas, vote, marked_from)
         _, left, side = canvas.box
         columns = np.flatnonzero(canvas.head.any(0))
         middle = left + (columns[0] + columns[-1] + 1) / 2 * side / size if len(columns) else left + side / 2
         width = (columns[-1] + 1 - columns[0]) * side / size if len(columns) else side
         entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(len(CLASSES))
-        member_masks = [self.restore(canvas, p) for p in softmax]
+        member_masks = [
+            self.restore(canvas, p, self._marked_from(t, positive)) for p, t in zip(softmax, member_maps, strict=True)
+        ]
         members = tuple(
             _member(m.name, title, k)
             for m, title, k in zip(self.manifest.members, self._titles, member_masks, strict=True)
@@ -232,6 +235,7 @@ class Analyzer:
             verdict="tumor" if positive else "no tumor",
             tumor_probability=probability,
             threshold=threshold,
+            marked_from=marked_from,
             tumor_type=max(types, key=lambda t: types[t]) if positive else None,
             type_probabilities=types,
             regions=regions,
@@ -245,15 +249,22 @@ class Analyzer:
         )
 
 
-def restore_labels(canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
+    def _marked_from(self, tumor: np.ndarray, positive: bool) -> float:
+        """The probability from which a slice's pixels are marked; sets that fitted no share mark from 0.5."""
+        share = self.manifest.verdict.get("mask_share")
+        return tumor_threshold(tumor, float(share)) if positive and share is not None else 0.5
+
+
+def restore_labels(canvas: Canvas, probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """``features.label_map`` of the restored probabilities, without restoring all of them.
 
-    Interpolation is linear: sums and differences of classes may be taken on the grid, and what is below half on the
-    whole grid is below half everywhere.
+    Interpolation is linear: sums and differences of classes may be taken on the grid, and what is below the threshold on
+    the whole grid is below it everywhere.
 
     Args:
         canvas: The slice's canvas.
         probabilities: float32 ``(size, size, 5)``.
+        threshold: Probability of any tumor from which a pixel is marked.
 
     Returns:
         uint8 ``(H, W)`` of class indices.
@@ -261,8 +272,8 @@ def restore_labels(canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
     head = canvas.restore(probabilities[..., HEAD.index] - probabilities[..., BACKGROUND.index], -1.0) > 0
     labels = np.where(head, HEAD.index, BACKGROUND.index).astype(np.uint8)
     tumor = probabilities[..., FIRST_TUMOR:].sum(-1)
-    if tumor.max() >= 0.5:
-        inside = canvas.restore(tumor) >= 0.5
+    if tumor.max() >= threshold:
+        inside = canvas.restore(tumor) >= threshold
         types = [canvas.restore(probabilities[..., c.index])[inside] for c in TUMORS]
         labels[inside] = np.argmax(types, 0) + FIRST_TUMOR
     return labels

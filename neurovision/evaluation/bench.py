@@ -99,9 +99,9 @@ class NaiveEngine:
 class NaiveAnalyzer(Analyzer):
     """Every class of every map is taken to the file's own pixels before it is decided."""
 
-    def restore(self, canvas: Canvas, probabilities: np.ndarray) -> np.ndarray:
+    def restore(self, canvas: Canvas, probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
         """As :meth:`~neurovision.ensemble.pipeline.Analyzer.restore`."""
-        return label_map(canvas.restore_probabilities(probabilities))
+        return label_map(canvas.restore_probabilities(probabilities), threshold)
 
 
 class NaiveVoter(Voter):

@@ -265,6 +265,7 @@ def _verdict_sentences(findings: Findings) -> list[str]:
     if findings.verdict == "tumor":
         types = ", ".join(f"{BY_KEY[k].title} {p:.2f}" for k, p in findings.type_probabilities.items())
         sentences.append(f"Type, given a tumor: {types}.")
+        sentences.append(f"Marked is where the vote's probability of tumor is at least {findings.marked_from:.2f}.")
     else:
         sentences.append("A negative answer does not exclude a tumor.")
     sentences.append(f"Disagreement of the networks: {findings.disagreement:.2f} (1 minus their mean Dice).")
