@@ -9,8 +9,7 @@ RECIPE = Recipe(
     phases=(
         Phase(128, 7, 1e-3, "depthwise"),
         Phase(160, 3, 4e-4, "depthwise"),
-        Phase(128, 4, 6e-4, "depthwise"),
-        Phase(160, 2, 5e-4, "depthwise"),
+        Phase(160, 2, 6e-4, "depthwise"),
         Phase(160, 4, 4e-4, "depthwise", refit=True),
     ),
     batch=16,

@@ -11,7 +11,7 @@ RECIPE = Recipe(
         Phase(160, 3, 6e-4, "depthwise"),
         Phase(128, 12, 8e-4, "depthwise"),
         Phase(160, 6, 6e-4, "depthwise"),
-        Phase(160, 14, 5e-4, "depthwise", refit=True),
+        Phase(160, 10, 5e-4, "depthwise", refit=True),
     ),
     batch=8,
     schedule="cosine",
