@@ -1,16 +1,20 @@
-# make run: everything installed, the page started. make test: everything installed, the whole suite run.
+# make run: everything installed, the page started. make test: the tests' packages too, and the suite run.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint docs gpu space-check container-check lock audit sbom fuzz load clean
+.PHONY: run test sam lint docs gpu space-check container-check lock audit sbom fuzz load clean
 
 run: $(VENV)/.product
 	$(BIN)/python app.py
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# SAM's packages, without which its tests are skipped; CONTRIBUTING.md says how PyTorch comes small.
+sam: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[sam]'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

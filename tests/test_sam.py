@@ -25,8 +25,8 @@ from neurovision.training.accepted import ACCEPTED, Acceptance, accept, accepted
 from neurovision.training.dataset import SOURCES, load_index
 from neurovision.training.fit import group_of
 
-pytest.importorskip("transformers", reason="SAM's packages are not installed: pip install 'neurovision[sam]'")
-torch = pytest.importorskip("torch", reason="SAM's packages are not installed: pip install 'neurovision[sam]'")
+pytest.importorskip("transformers", reason="SAM's packages are not installed: make sam, or pip install 'neurovision[sam]'")
+torch = pytest.importorskip("torch", reason="SAM's packages are not installed: make sam, or pip install 'neurovision[sam]'")
 
 GRAY = phantom("glioma", 4, size=96)[0].gray()[:80]  # 80 rows, 96 columns
 
