@@ -9,7 +9,8 @@ FROM python:3.11-slim AS packages
 ARG DEVICE=cpu
 COPY requirements.txt requirements.lock /tmp/
 # requirements.lock has a digest of every package, but for the CPU and x86_64 only; elsewhere only the versions of
-# requirements.txt are held.
+# requirements.txt are held. What the page never loads is taken out again: tests, headers, drivers of Intel's GPUs and NPUs,
+# a video encoder, and the C parser that only TensorFlow's developers use.
 RUN python -m venv /opt/venv \
     && case "$DEVICE-$(uname -m)" in \
         cpu-x86_64) set -- --require-hashes --no-deps -r /tmp/requirements.lock ;; \
@@ -19,11 +20,14 @@ RUN python -m venv /opt/venv \
     esac \
     && /opt/venv/bin/python -m pip install --no-cache-dir "$@" \
     && /opt/venv/bin/python -m pip check \
-    && rm -rf /opt/venv/lib/python3.11/site-packages/tensorflow/include \
-    && for package in numpy pandas scipy skimage sklearn nibabel; do \
-        find "/opt/venv/lib/python3.11/site-packages/$package" -type d -name tests -prune -exec rm -rf {} + ; \
+    && /opt/venv/bin/python -m pip uninstall --yes libclang setuptools pip \
+    && site=/opt/venv/lib/python3.11/site-packages \
+    && for package in numpy pandas scipy skimage sklearn nibabel matplotlib; do \
+        find "$site/$package" -type d -name tests -prune -exec rm -rf {} + ; \
     done \
-    && /opt/venv/bin/python -m pip uninstall --yes pip setuptools
+    && rm -rf "$site/tensorflow/include" "$site/openvino/include" "$site/openvino/libs/cache.json" \
+        "$site/openvino/libs/libopenvino_intel_gpu_plugin.so" "$site/openvino/libs/libopenvino_intel_npu_plugin.so" \
+        "$site/gradio/templates/frontend/static/ffmpeg"
 
 FROM python:3.11-slim
 ENV PATH=/opt/venv/bin:$PATH \
