@@ -49,6 +49,7 @@ COPY neurovision neurovision
 COPY weights weights
 COPY examples examples
 COPY docs/evaluation docs/evaluation
+# The converted graph serves every processor; one with bfloat16 measures at its first start whether it may be used.
 RUN python -m compileall -q neurovision \
     && python -m neurovision convert
 USER 1000

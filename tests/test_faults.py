@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,43 @@ def test_predict_on_a_full_disk_ends_with_a_sentence(small_disk: Path, monkeypat
     assert "the disk is full" in said and "Traceback" not in said
     for left in (small_disk / "out").iterdir():  # what fitted is whole
         assert not left.name.startswith(PART) and Image.open(left).load() is not None
+
+
+@pytest.mark.parametrize("short", ["reading", "analyzing"])
+def test_predict_without_the_memory_for_one_scan_says_so_and_goes_on(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    from standin import standin
+
+    from neurovision import cli
+    from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.scan import images
+    from neurovision.views.examples import FOLDER
+
+    def fails_once(plain: Callable[..., Any]) -> Callable[..., Any]:
+        errors = iter([MemoryError()])
+
+        def called(*given: Any, **named: Any) -> Any:
+            for error in errors:
+                raise error
+            return plain(*given, **named)
+
+        return called
+
+    analyzer = standin()
+    if short == "reading":  # inside what a reader takes for damage
+        monkeypatch.setattr(images, "_to_array", fails_once(images._to_array))
+    else:
+        monkeypatch.setattr(analyzer, "analyze", fails_once(analyzer.analyze), raising=False)
+    monkeypatch.setattr(Analyzer, "load", classmethod(lambda cls, *a, **k: analyzer))
+    scans = [str(FOLDER / name) for name in ("glioma.png", "healthy.png")]
+    monkeypatch.setattr(sys, "argv", ["neurovision", "predict", *scans, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "glioma.png: it takes more memory than there is for it; send a smaller scan." in capsys.readouterr().err
+    assert json.loads((tmp_path / "glioma.json").read_text())["status"] == "rejected"
+    assert json.loads((tmp_path / "healthy.json").read_text())["status"] == "ok"
 
 
 # --- the cache of converted weights ----------------------------------------------------------------------------------
