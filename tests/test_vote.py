@@ -16,6 +16,7 @@ from neurovision.ensemble.weights import DEFAULT, load_manifest
 from neurovision.errors import ModelError, WeightsMissing, WeightsTampered
 from neurovision.scan.phantom import phantom
 from neurovision.scan.prepare import prepare, standardize
+from neurovision.training import diffusion
 
 
 class Fixed:
@@ -142,6 +143,8 @@ class TestManifest:
         assert manifest.classifier is not None and manifest.familiar is not None
         listed = {m.file for m in (*manifest.members, manifest.classifier)} | {manifest.familiar["file"]}
         listed |= {manifest.vote[p]["file"] for p in ("forest", "boost")}
+        if (DEFAULT / diffusion.FILE).is_file():
+            listed |= {diffusion.FILE, json.loads((DEFAULT / diffusion.FILE).read_text())["file"]}
         assert {p.name for p in DEFAULT.iterdir() if p.name != "cache"} == listed | {"manifest.json"}
 
     @pytest.mark.parametrize(
