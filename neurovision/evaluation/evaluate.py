@@ -121,6 +121,7 @@ def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources
         "member_folds": training.get("member_folds"),
         "vote_fold": training.get("vote_fold"),
         "refitted": refitted,
+        "mask_share": analyzer.manifest.verdict.get("mask_share"),
         "members": [m.name for m in analyzer.manifest.members],
         "weights": analyzer.manifest.digest,
         "engine": engine,
