@@ -92,8 +92,8 @@ def _masks(result: dict[str, Any]) -> str:
     parts = ["## Masks\n"]
     if share := result["about"]["mask_share"]:
         parts.append(
-            f"Vote and members alike mark a pixel from a probability of tumor of 0.5 on, or, where the verdict is tumor, from "
-            f"{share:.2f} of the slice's own peak on, if that is less; the share was fitted with the vote.\n"
+            "Vote and members alike mark a pixel from a probability of tumor of 0.5 on, or, where the verdict is tumor, "
+            f"from {share:.2f} of the slice's own peak on, if that is less; the share was fitted with the vote.\n"
         )
     for source, models in result["masks"].items():
         vote = models[VOTE]

@@ -292,7 +292,7 @@ Written by `neurovision reproduce`, which appends every result to `docs/reproduc
 patients where they are known, else over pictures (which makes it too narrow).
 
 - **Budgets.** `full` is what a document lists: `neurovision reproduce NAME --budget full`, which needs a GPU for all but
-  the custom CNN. `small` is what two cores can do in a minute or so: compact widths, canvases of 96 pixels, at most 300
+  the custom CNN. `small` is what two cores can do in a minute or so: compact widths, canvases of 64 pixels, at most 300
   training scans and 4 to 10 epochs, learning rates times ten because there are so few steps. **A small budget neither
   confirms nor refutes a claim**; it shows that the recipe runs, and how its two splits and its neighbors compare at
   equal cost.
