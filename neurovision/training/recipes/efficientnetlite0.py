@@ -9,8 +9,8 @@ RECIPE = Recipe(
     phases=(
         Phase(128, 7, 1e-3, "depthwise"),
         Phase(160, 3, 4e-4, "depthwise"),
-        Phase(160, 2, 6e-4, "depthwise"),
-        Phase(160, 4, 4e-4, "depthwise", refit=True),
+        Phase(160, 1, 6e-4, "depthwise"),
+        Phase(160, 3, 4e-4, "depthwise", refit=True),
     ),
     batch=16,
     epoch_scans=4000,
