@@ -273,7 +273,7 @@ def _comparisons(results: Sequence[tuple[Claim, dict[str, Any]]]) -> str:
         d = against["difference"]
         signed = f"{d['value']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})" if d["low"] is not None else "-"
         rows.append((
-            found.title, claim(against["name"]).title, WORDS[line["split"]], what, signed, f"{against['wilcoxon_p']:.3f}",
+            found.title, claim(against["name"]).title, WORDS[line["split"]], what, signed, f"{against['wilcoxon_p']:.2g}",
             str(d["n"]),
         ))  # fmt: skip
     head = ("first", "second", "split", "score", "first minus second", "p (Wilcoxon)", "n")
