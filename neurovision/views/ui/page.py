@@ -26,6 +26,7 @@ from neurovision.views.ui.sealed import seal
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+SESSIONS = 128  # kept in memory, the least recently used let go: every call without a session opens one, with its own page
 TITLE = "Neurovision MRI Brain Abnormality Detector"
 DISCLAIMER = (
     "Research tool, not a medical device: not for diagnosis or treatment. It knows three tumor types and may miss or"
@@ -78,6 +79,7 @@ def build(room: Room) -> gr.Blocks:
 
         page.load(loaded, outputs=status, api_name="status", show_progress="hidden", concurrency_limit=None)
     page.queue(max_size=64, default_concurrency_limit=4)
+    page.state_session_capacity = SESSIONS
     return page
 
 
