@@ -242,3 +242,16 @@ def test_the_janitor_goes_by_its_own_clock(monkeypatch: pytest.MonkeyPatch):
     now[0] += room.SPARE_SECONDS
     mine.sweep()
     assert not any(f.is_file() for f in [*files, fresh]) and (mine.folder / room.MARK).is_file()
+
+
+def test_sessions_do_not_pile_up(monkeypatch: pytest.MonkeyPatch):
+    from neurovision.views.ui import page as pages
+
+    monkeypatch.setattr(pages, "SESSIONS", 3)
+    place = room.Room(standin)
+    built = pages.build(place)
+    monkeypatch.setattr(pages, "build", lambda _: built)
+    pages.application(place)
+    for call in range(8):
+        assert built.state_holder[f"call-{call}"] is not None  # as Gradio opens one for each call without a session
+    assert list(built.state_holder.session_data) == ["call-5", "call-6", "call-7"]
