@@ -170,3 +170,9 @@ def test_an_encoder_whose_weights_cannot_be_fetched_starts_random(caplog):
     assert "resnet50 could not be fetched (Exception)" in caplog.text
     with pytest.raises(ValueError, match="input_shape"):
         fetched(factory, "resnet50", "imagenet", input_shape="wrong")
+
+    def broken(weights, **options):
+        raise MemoryError if weights else AssertionError("a failure that is no download's was taken for one")
+
+    with pytest.raises(MemoryError):
+        fetched(broken, "resnet50", "imagenet")

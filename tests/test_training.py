@@ -296,6 +296,38 @@ class TestTraining:
         with pytest.raises(DataError, match="cannot validate"):
             train(self.recipe(), folder, (1, 2), 2, tmp_path / "run", verbose=0)
 
+    def test_an_encoder_is_lent_as_it_was_before_the_votes_fold(self, folder, tmp_path, monkeypatch):
+        import keras
+
+        from neurovision.segmenters import build
+        from neurovision.training import fit
+        from neurovision.training.recipes import Phase, Recipe
+
+        config = {"width": 2, "encoder": "efficientnetlite0"}
+        lender = (Phase(32, 1, 1e-2), Phase(32, 1, 1e-2, refit=True))
+        phases = (Phase(32, 1, 1e-3, "encoder"),)
+        borrowed = Recipe("linknet", config, phases, batch=4, epoch_scans=4, start="unet_efficientnet")
+        monkeypatch.setattr(fit, "PHANTOMS", 8)
+        with pytest.raises(WeightsMissing, match="unet_efficientnet lends its encoder"):
+            fit.train(borrowed, folder, (1, 2), 3, tmp_path / "linknet", verbose=0)
+        fit.train(Recipe("unet_efficientnet", config, lender, batch=4, epoch_scans=4), folder, (1, 2), 3,
+                  tmp_path / "unet_efficientnet", verbose=0)  # fmt: skip
+        fit.train(borrowed, folder, (1, 2), 3, tmp_path / "linknet", verbose=0)
+
+        def kernel(name, weights):
+            keras.utils.clear_session()
+            model = build(name, (32, 32, 1), **config)
+            model.load_weights(tmp_path / name / weights)
+            return model.get_layer("encoder").get_layer("stem_conv").get_weights()[0]
+
+        given = kernel("linknet", fit.FINAL)
+        np.testing.assert_array_equal(given, kernel("unet_efficientnet", fit.OUT_OF_FOLD))
+        assert not np.array_equal(given, kernel("unet_efficientnet", fit.FINAL))
+        with pytest.raises(DataError, match="folds 2 too; this run is to see 1 only"):
+            fit.train(borrowed, folder, (1,), 3, tmp_path / "another", verbose=0)
+        with pytest.raises(DataError, match="sources lgg too"):
+            fit.train(borrowed, folder, (1, 2), 3, tmp_path / "free", ("figshare", "navoneel", "healthy"), verbose=0)
+
     def test_the_plateau_schedule_keeps_the_best_epoch(self, folder, tmp_path):
         from neurovision.training.fit import train
         from neurovision.training.recipes import Phase, Recipe

@@ -10,7 +10,7 @@ import pytest
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
+from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter
 from neurovision.ensemble.weights import DEFAULT, load_manifest
 from neurovision.errors import ModelError, WeightsMissing, WeightsTampered
@@ -111,6 +111,24 @@ def test_types_sum_to_one_and_follow_the_vote():
     vote[2, 2] = [0, 0, 0.1, 0.8, 0.1]
     types = type_probabilities(vote)
     assert sum(types.values()) == pytest.approx(1) and types["meningioma"] == pytest.approx(0.8, abs=1e-6)
+
+
+def test_pixels_follow_the_slices_types_within_their_tumor():
+    vote = np.zeros((8, 8, 5), np.float32)
+    vote[..., 1] = 1
+    vote[2, 2] = [0, 0.2, 0.5, 0.2, 0.1]
+    vote[5, 5] = [0, 0.9, 0.0, 0.0, 0.1]
+    np.testing.assert_allclose(retyped(vote, type_probabilities(vote)), vote, atol=1e-6)
+    answers = np.array([0, 0.1, 0.8, 0.1, 0], np.float32)
+    types = type_probabilities(vote, answers, 1.0)
+    typed = retyped(vote, types)
+    np.testing.assert_allclose(typed[..., 2:].sum(-1), vote[..., 2:].sum(-1), atol=1e-6)
+    np.testing.assert_array_equal(typed[..., :2], vote[..., :2])
+    share = np.array([0.5 * 0.8, 0.2 * 0.8, 0.1 * 0.8 + 0.1 * 0.1])
+    share /= share.sum()
+    by_hand = np.array([0.5, 0.2, 0.1]) * np.array([0.1, 0.8, 0.1]) / share
+    np.testing.assert_allclose(typed[2, 2, 2:], 0.8 * by_hand / by_hand.sum(), rtol=1e-3)
+    assert typed[2, 2, 2:].argmax() == 1 and typed[5, 5, 2:].argmax() == 2, "a pixel that sees one type alone keeps it"
 
 
 def test_noise_and_flat_pictures_are_refused():

@@ -15,7 +15,7 @@ from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine,
 from neurovision.ensemble.familiar import Familiar
 from neurovision.ensemble.features import disagreement, tumor_threshold
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
-from neurovision.ensemble.verdict import refusal, tumor_probability, type_probabilities, verdict_features
+from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
 from neurovision.ensemble.weights import Manifest, load_manifest
 from neurovision.scan.prepare import Canvas, prepare, standardize
@@ -187,6 +187,8 @@ class Analyzer:
     ) -> Findings:
         start = perf_counter()
         size = canvas.size
+        types = type_probabilities(vote, answers, float(self.manifest.verdict.get("type_weight", 0.0)))
+        vote = retyped(vote, types)
         planes = np.stack([canvas.restore(vote[..., c.index], float(c is BACKGROUND)) for c in CLASSES])
         tumor_map = planes[FIRST_TUMOR:].sum(0)
         member_maps = softmax[..., FIRST_TUMOR:].sum(-1)
@@ -203,7 +205,6 @@ class Analyzer:
             warnings += (UNFAMILIAR,)
         if self._familiar is not None and not canvas.found:
             warnings += ("No head stands out from the background: the whole picture was read.",)
-        types = type_probabilities(vote, answers, float(self.manifest.verdict.get("type_weight", 0.0)))
         positive = probability >= threshold
         marked_from = self._marked_from(vote[..., FIRST_TUMOR:].sum(-1), positive)
         mask = self.restore(canvas, vote, marked_from)
@@ -247,7 +248,6 @@ class Analyzer:
             weights=self.manifest.digest[:12],
             warnings=warnings,
         )
-
 
     def _marked_from(self, tumor: np.ndarray, positive: bool) -> float:
         """The probability from which a slice's pixels are marked; sets that fitted no share mark from 0.5."""

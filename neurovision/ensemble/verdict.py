@@ -49,6 +49,19 @@ def tumor_probability(features: np.ndarray, model: dict[str, Any]) -> float:
     return 1 / (1 + math.exp(-float(np.clip(z @ np.asarray(model["coefficients"]) + model["intercept"], -30, 30))))
 
 
+def pixel_types(probabilities: np.ndarray) -> np.ndarray:
+    """Share of each tumor type in a vote: float64 ``(3,)``, sum 1.
+
+    Every pixel counts with the square of its tumor probability, so that faint haze over the head does not decide.
+
+    Args:
+        probabilities: float32 ``(size, size, 5)``.
+    """
+    tumor = probabilities[..., FIRST_TUMOR:]
+    total = (tumor * tumor.sum(-1, keepdims=True)).sum((0, 1)).astype(np.float64) + 1e-9
+    return np.asarray(total / total.sum())
+
+
 def type_probabilities(
     probabilities: np.ndarray, answers: np.ndarray | None = None, weight_of_answers: float = 0.0
 ) -> dict[str, float]:
@@ -60,18 +73,33 @@ def type_probabilities(
         weight_of_answers: Exponent of the classifier in a weighted geometric mean, in [0, 1].
 
     Returns:
-        Key of the type to a probability, given that there is a tumor: every pixel counts with the square of its
-        tumor probability, so that faint haze over the head does not decide. They sum to 1.
+        Key of the type to a probability, given that there is a tumor. They sum to 1.
     """
-    tumor = probabilities[..., FIRST_TUMOR:]
-    weight = tumor.sum(-1, keepdims=True)
-    total = (tumor * weight).sum((0, 1)).astype(np.float64) + 1e-9
-    total /= total.sum()
+    total = pixel_types(probabilities)
     if answers is not None:
         given = (answers[1:-1] + 1e-6) / (answers[1:-1] + 1e-6).sum()
         total = (total + 1e-6) ** (1 - weight_of_answers) * given**weight_of_answers
         total /= total.sum()
     return {c.key: float(v) for c, v in zip(TUMORS, total, strict=True)}
+
+
+def retyped(probabilities: np.ndarray, types: dict[str, float]) -> np.ndarray:
+    """Let what is known of the whole slice weigh each pixel's types, so that mask and likeliest type agree.
+
+    The slice's types are a better prior than the vote's own share of them: pixels are corrected to it as a classifier's
+    outputs are to new priors (Saerens 2002), within their probability of tumor, which stays what it was.
+
+    Args:
+        probabilities: float32 ``(size, size, 5)``, the vote.
+        types: Of :func:`type_probabilities`.
+
+    Returns:
+        float32 ``(size, size, 5)``.
+    """
+    tumor = probabilities[..., FIRST_TUMOR:]
+    weighed = tumor * (np.array([types[c.key] for c in TUMORS]) / pixel_types(probabilities)).astype(np.float32)
+    weighed *= tumor.sum(-1, keepdims=True) / np.maximum(weighed.sum(-1, keepdims=True), 1e-12)
+    return np.concatenate([probabilities[..., :FIRST_TUMOR], weighed], axis=-1)
 
 
 def refusal(gray: np.ndarray, canvas: Canvas, classified: bool = False) -> str | None:

@@ -18,7 +18,8 @@ from neurovision.errors import DamagedScan
 def refusing(sentence: str) -> Iterator[None]:
     """Whatever is raised inside becomes DamagedScan, and warnings, which may quote a patient's name, are not shown.
 
-    For calls of pydicom and its decoders only: an error of our own must not read as a damaged file.
+    For calls of pydicom and its decoders only: an error of our own must not read as a damaged file. The cause is kept,
+    by which ``read.memory_told`` knows too little memory from damage.
     """
     try:
         with warnings.catch_warnings():
@@ -48,18 +49,14 @@ class Header:
 
     def value(self, key: str) -> Any:
         """The value as pydicom gives it, or None."""
-        try:
+        with refusing(self._sentence):
             return self.dataset.get(key)
-        except Exception as e:  # pydicom raises anything on damaged values
-            raise self.unreadable() from e
 
     def text(self, key: str) -> str:
         """The value as text without spaces around it, ``""`` where there is none."""
         value = self.value(key)
-        try:
+        with refusing(self._sentence):  # names are decoded only now
             return "" if value is None else str(value).strip()
-        except Exception as e:  # names are decoded only now
-            raise self.unreadable() from e
 
     def whole(self, key: str, default: int) -> int:
         """The value as a whole number, ``default`` where there is none."""
@@ -94,4 +91,8 @@ class Header:
 
     def unreadable(self) -> DamagedScan:
         """What to raise where a value is not what it should be."""
-        return DamagedScan(f"{self.name}: the DICOM header holds values that cannot be read; export it again.")
+        return DamagedScan(self._sentence)
+
+    @property
+    def _sentence(self) -> str:
+        return f"{self.name}: the DICOM header holds values that cannot be read; export it again."

@@ -90,9 +90,9 @@ def fetched(factory: Callable[..., keras.Model], encoder: str, weights: str | No
     if weights is not None:
         try:
             return factory(include_top=False, weights=weights, **options)
-        except MemoryError:
-            raise
-        except Exception as e:  # noqa: BLE001 - a failed download is a bare Exception; anything else comes again below
+        except Exception as e:  # Keras raises Exception itself, no subclass, where a download fails
+            if type(e) is not Exception and not isinstance(e, OSError):  # a dropped connection, an unreadable cache
+                raise
             log.warning("ImageNet weights of %s could not be fetched (%s); it starts random.", encoder, type(e).__name__)
     return factory(include_top=False, weights=None, **options)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from neurovision.classes import FIRST_TUMOR, TUMORS
 from neurovision.classifiers import build as build_classifier
-from neurovision.errors import DataError
+from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import replacing, write
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import label_grid, prepare, standardize
@@ -170,7 +170,9 @@ def train(
         ``out / FINAL``, beside ``history.csv``, ``history.png``, ``run.json`` and, where a phase refits, OUT_OF_FOLD.
 
     Raises:
-        DataError: The folds overlap, or the data break a rule of :func:`load_index`.
+        DataError: The folds overlap, the data break a rule of :func:`load_index`, or the run that lends its encoder
+            saw other folds.
+        WeightsMissing: The run that lends its encoder is not finished.
     """
     if validation_fold in folds:
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
@@ -201,7 +203,10 @@ def train(
         if phase.refit and previous is not None and not recipe.phases[number - 1].refit:
             write(out / OUT_OF_FOLD, previous.read_bytes())
         if not finished.is_file():
+            lent = None if previous or not recipe.start else _lent_encoder(out.parent / recipe.start, told, phase.size)
             model = _phase_model(recipe, phase, previous)
+            if lent is not None:
+                model.get_layer("encoder").set_weights(lent)
             groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task)
             validation = _validation(checks, phase.size, out.parent / "cache", recipe.task)
             batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
@@ -225,6 +230,24 @@ def _phase_model(recipe: Recipe, phase: Phase, previous: Path | None) -> keras.M
         for layer in [encoder] if phase.freeze == "encoder" else encoder.layers:
             layer.trainable = phase.freeze == "depthwise" and not isinstance(layer, keras.layers.DepthwiseConv2D)
     return model
+
+
+def _lent_encoder(run: Path, wanted: dict[str, Any], size: int) -> list[np.ndarray]:
+    """Weights of another run's encoder, as it was while it had seen nothing but the ``wanted`` folds and sources."""
+    weights = next((run / name for name in (OUT_OF_FOLD, FINAL) if (run / name).is_file()), None)
+    if weights is None:
+        raise WeightsMissing(f"{run.name} lends its encoder; train it first with 'neurovision train {run.name}'.")
+    described = json.loads((run / "run.json").read_text())
+    for key in ("folds", "sources"):  # other folds would leak, other sources would bring their terms along
+        if more := sorted(set(described[key]) - set(wanted[key])):
+            raise DataError(
+                f"{run.name} lends its encoder, which was trained on {key} {', '.join(map(str, more))} too; this run is "
+                f"to see {', '.join(map(str, wanted[key]))} only."
+            )
+    keras.utils.clear_session()
+    donor = build(run.name, (size, size, 1), **described["recipe"]["config"] | {"encoder_weights": None})
+    donor.load_weights(weights)
+    return donor.get_layer("encoder").get_weights()
 
 
 def _validation(items: list[Item], size: int, cache: Path, task: str) -> tuple[np.ndarray, np.ndarray]:

@@ -54,6 +54,8 @@ class Recipe:
         kind: Weight of the type's term; see ``losses.CrossEntropyDice``.
         augment: Strength of augmentation.
         task: ``"segment"``, or ``"type"``: which tumor the whole slice shows, if any.
+        start: Another segmenter of the same encoder whose finished run lends its encoder, as it was before any phase
+            that refits; ``""`` for none. The decoder starts anew.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Recipe:
     kind: float = 0.3
     augment: float = 1.0
     task: Literal["segment", "type"] = "segment"
+    start: str = ""
 
 
 def recipe(name: str) -> Recipe:

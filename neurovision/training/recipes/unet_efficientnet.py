@@ -1,4 +1,4 @@
-"""U-Net with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, then all of it, small canvases first."""
+"""U-Net with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first, the vote's fold last."""
 
 from neurovision.training.recipes import Phase, Recipe
 
@@ -12,6 +12,8 @@ RECIPE = Recipe(
         Phase(128, 12, 8e-4, "depthwise"),
         Phase(160, 6, 6e-4, "depthwise"),
         Phase(160, 10, 5e-4, "depthwise", refit=True),
+        Phase(160, 16, 6e-4, "depthwise", refit=True),
+        Phase(192, 12, 5e-4, "depthwise", refit=True),
     ),
     batch=8,
     schedule="cosine",
