@@ -56,10 +56,10 @@ def stack(
     """Fit the vote, the verdict and the refusal, then export everything that serving needs.
 
     Networks must come from finished runs that left out ``vote_fold``: trees fitted on predictions for scans that a
-    member was trained on would learn to trust its overfit. They are exported first, and run by the engine that serves,
-    on canvases and mirror images, so that what is fitted reads exactly what it will be given. Where a run went on to
-    train on ``vote_fold`` too (``recipes.Phase.refit``), everything is fitted on its weights from before, and the later
-    ones are shipped.
+    member was trained on would learn to trust its overfit. They are exported first, for the largest canvas that one of
+    them was last trained on, and run by the engine that serves, mirror image included, so that what is fitted reads
+    exactly what it will be given. Where a run went on to train on ``vote_fold`` too (``recipes.Phase.refit``),
+    everything is fitted on its weights from before, and the later ones are shipped.
 
     Args:
         data: The prepared folder.
@@ -79,7 +79,7 @@ def stack(
     """
     described = {name: _run_of(runs / name, vote_fold) for name in (*members, *([classifier] if classifier else []))}
     first = described[members[0]]
-    size = int(first["recipe"]["phases"][-1]["size"])
+    size = max(int(run["recipe"]["phases"][-1]["size"]) for run in described.values())
     sources = sorted(first["sources"])
     refitted = {name for name, run in described.items() if "refit_folds" in run}
     staging = _fresh(out.with_name(f".{out.name}-staging"))
