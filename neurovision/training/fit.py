@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -198,10 +199,12 @@ def train(
         told["refit_folds"] = refitted
     write(out / "run.json", json.dumps(told, indent=1))
     previous: Path | None = None
+    ends: list[Path] = []  # of phases that refit, or of those before
     for number, phase in enumerate(recipe.phases):
         finished = out / f"phase{number}.weights.h5"
-        if phase.refit and previous is not None and not recipe.phases[number - 1].refit:
-            write(out / OUT_OF_FOLD, previous.read_bytes())
+        if phase.refit and not recipe.phases[number - 1].refit:
+            _hand_out(ends, recipe.average, out / OUT_OF_FOLD)
+            ends = []
         if not finished.is_file():
             lent = None if previous or not recipe.start else _lent_encoder(out.parent / recipe.start, told, phase.size)
             model = _phase_model(recipe, phase, previous)
@@ -213,8 +216,8 @@ def train(
             _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             _save_weights(model, finished)
         previous = finished
-    assert previous is not None
-    write(final, previous.read_bytes())
+        ends.append(finished)
+    _hand_out(ends, recipe.average, final)
     plot_history(out)
     return final
 
@@ -230,6 +233,25 @@ def _phase_model(recipe: Recipe, phase: Phase, previous: Path | None) -> keras.M
         for layer in [encoder] if phase.freeze == "encoder" else encoder.layers:
             layer.trainable = phase.freeze == "depthwise" and not isinstance(layer, keras.layers.DepthwiseConv2D)
     return model
+
+
+def _hand_out(ends: Sequence[Path], count: int, path: Path) -> None:
+    """Write the mean of the weights at the ends of the last ``count`` phases; sizes of canvas change no shape."""
+    import h5py
+
+    *others, last = ends[-count:]
+    with replacing(path) as part:
+        shutil.copyfile(last, part)
+        with ExitStack() as stack:
+            mean = stack.enter_context(h5py.File(part, "r+"))["layers"]
+            more = [stack.enter_context(h5py.File(end))["layers"] for end in others]
+
+            def average(name: str, node: Any) -> None:
+                if isinstance(node, h5py.Dataset) and np.issubdtype(node.dtype, np.floating):
+                    node[...] = np.mean([node[...], *(other[name][...] for other in more)], axis=0)
+
+            if more:
+                mean.visititems(average)
 
 
 def _lent_encoder(run: Path, wanted: dict[str, Any], size: int) -> list[np.ndarray]:

@@ -56,6 +56,9 @@ class Recipe:
         task: ``"segment"``, or ``"type"``: which tumor the whole slice shows, if any.
         start: Another segmenter of the same encoder whose finished run lends its encoder, as it was before any phase
             that refits; ``""`` for none. The decoder starts anew.
+        average: What is handed out is the mean of the weights at the ends of so many last phases (Izmailov 2018, arXiv
+            1803.05407, over the ends of cosine cycles; running statistics are averaged as well, not taken anew). Of
+            those that refit and those before, each have a mean of their own.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Recipe:
     augment: float = 1.0
     task: Literal["segment", "type"] = "segment"
     start: str = ""
+    average: int = 1
 
 
 def recipe(name: str) -> Recipe:

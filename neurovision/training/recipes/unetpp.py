@@ -9,9 +9,11 @@ RECIPE = Recipe(
     phases=(
         Phase(128, 1, 2e-3, "encoder"),
         Phase(128, 4, 8e-4, "depthwise"),
-        Phase(160, 3, 6e-4, "depthwise"),
-        Phase(160, 6, 5e-4, "depthwise", refit=True),
+        Phase(160, 2, 6e-4, "depthwise"),
+        Phase(160, 3, 5e-4, "depthwise", refit=True),
+        Phase(160, 3, 5e-4, "depthwise", refit=True),
     ),
+    average=2,
     batch=8,
     schedule="cosine",
     warmup=0.1,
