@@ -274,10 +274,11 @@ def train(
     accepted: Annotated[bool, typer.Option(help="Also train on masks accepted with 'neurovision sam accept'.")] = False,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
-    """Train one network by its recipe; a stopped run goes on where it was."""
+    """Train one network by its recipe, and first the one whose encoder it starts from; a stopped run goes on where it was."""
     import logging
 
     from neurovision.training.dataset import SOURCES, data_root
+    from neurovision.training.fit import lendable
     from neurovision.training.fit import train as run
     from neurovision.training.recipes import published_recipe, recipe
 
@@ -285,8 +286,12 @@ def train(
     sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
     chosen = published_recipe(name) if published else recipe(name)
     verbose = 1 if sys.stderr.isatty() else 2
-    final = run(chosen, data_root(data), _numbers(folds), validation_fold, runs / name, sources, seed, verbose, accepted)
-    print(final)
+    wanted = [chosen]
+    if chosen.start and lendable(runs / chosen.start) is None:
+        wanted.insert(0, recipe(chosen.start))
+    for each in wanted:
+        place = runs / each.name
+        print(run(each, data_root(data), _numbers(folds), validation_fold, place, sources, seed, verbose, accepted))
 
 
 @app.command()

@@ -254,9 +254,14 @@ def _hand_out(ends: Sequence[Path], count: int, path: Path) -> None:
                 mean.visititems(average)
 
 
+def lendable(run: Path) -> Path | None:
+    """The weights of a run from before any phase that refits, or None while there are none."""
+    return next((run / name for name in (OUT_OF_FOLD, FINAL) if (run / name).is_file()), None)
+
+
 def _lent_encoder(run: Path, wanted: dict[str, Any], size: int) -> list[np.ndarray]:
     """Weights of another run's encoder, as it was while it had seen nothing but the ``wanted`` folds and sources."""
-    weights = next((run / name for name in (OUT_OF_FOLD, FINAL) if (run / name).is_file()), None)
+    weights = lendable(run)
     if weights is None:
         raise WeightsMissing(f"{run.name} lends its encoder; train it first with 'neurovision train {run.name}'.")
     described = json.loads((run / "run.json").read_text())
