@@ -274,7 +274,7 @@ def train(
     accepted: Annotated[bool, typer.Option(help="Also train on masks accepted with 'neurovision sam accept'.")] = False,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
-    """Train one network by its recipe, and first the one whose encoder it starts from; a stopped run goes on where it was."""
+    """Train one network by its recipe, after the one that lends its encoder; a stopped run goes on where it was."""
     import logging
 
     from neurovision.training.dataset import SOURCES, data_root
