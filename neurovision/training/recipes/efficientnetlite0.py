@@ -11,7 +11,6 @@ RECIPE = Recipe(
         Phase(160, 3, 4e-4, "depthwise"),
         Phase(160, 1, 6e-4, "depthwise"),
         Phase(160, 3, 4e-4, "depthwise", refit=True),
-        Phase(192, 2, 3e-4, "depthwise", refit=True),
     ),
     batch=16,
     epoch_scans=4000,
