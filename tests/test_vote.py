@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from neurovision.classes import FIRST_TUMOR
+from neurovision.ensemble.features import pixel_features
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
-from neurovision.ensemble.voter import ManualVotingClassifier, Voter
+from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Voter
 from neurovision.ensemble.weights import DEFAULT, load_manifest
 from neurovision.errors import ModelError, WeightsMissing, WeightsTampered
 from neurovision.scan.phantom import phantom
@@ -72,7 +73,7 @@ def test_every_core_gets_pixels_back_in_order():
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
     """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
     from neurovision.ensemble.engine import predict_both_ways
-    from neurovision.ensemble.features import label_map, pixel_features
+    from neurovision.ensemble.features import label_map
     from neurovision.scan.prepare import label_grid
     from neurovision.training.dataset import load_index
 
@@ -90,6 +91,22 @@ def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
             shifts.append(dice[0] - dice[1])
     assert len(shifts) >= 10
     assert np.mean(changed) <= 5e-4 and abs(np.mean(shifts)) < 1e-3
+
+
+def test_the_members_weighted_mean_by_hand():
+    softmax = np.random.default_rng(0).dirichlet(np.ones(5), (2, 3, 4)).astype(np.float32)
+    said = Blend([0.25, 0.75]).predict_proba(pixel_features(softmax))
+    np.testing.assert_allclose(said.reshape(3, 4, 5), 0.25 * softmax[0] + 0.75 * softmax[1], rtol=1e-5)
+
+
+def test_member_weights_trust_the_right_one():
+    from neurovision.training.stack import _member_weights
+
+    truth = np.random.default_rng(0).integers(0, 3, 500)
+    right = np.eye(5, dtype=np.float32)[truth]
+    wrong = np.eye(5, dtype=np.float32)[2 - truth]
+    weights = _member_weights(np.concatenate([wrong, right], 1), truth, np.ones(500))
+    assert sum(weights) == pytest.approx(1) and weights[1] > 0.99
 
 
 def test_verdict_features_by_hand():

@@ -1,4 +1,4 @@
-"""The vote: a random forest and gradient-boosted trees on every pixel's 25 probabilities, averaged."""
+"""The vote: a random forest, gradient-boosted trees and the members' weighted mean on every pixel, averaged."""
 
 from __future__ import annotations
 
@@ -120,6 +120,22 @@ class Boost:
         return np.asarray(self._booster.inplace_predict(features))
 
 
+class Blend:
+    """The members' weighted mean (stacked regressions, Breiman 1996): the part of the vote that grows with its members.
+
+    Trees are fitted on what the members said before they were trained on the vote's fold too, and know nothing of how much
+    better the shipped ones are; a weighted mean passes that on.
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.classes_ = np.arange(len(CLASSES))
+        self._weights = np.asarray(weights, np.float32)
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities ``(P, K)`` of float32 ``(P, F)``."""
+        return np.tensordot(features.reshape(len(features), -1, len(CLASSES)), self._weights, (1, 0))
+
+
 class Voter:
     """The vote over whole pictures.
 
@@ -143,7 +159,7 @@ class Voter:
         boost = XGBClassifier()
         boost.load_model(bytearray(manifest.read(**manifest.vote["boost"])))
         boost.set_params(n_jobs=1)  # each core asks for pixels of its own
-        return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost)]))
+        return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost), *blend(manifest)]))
 
     def vote(self, features: np.ndarray, everywhere: bool = False) -> np.ndarray:
         """Probabilities of every pixel.
@@ -181,6 +197,11 @@ class Voter:
         """What ``classifier.predict_proba`` says, every core asking for its share."""
         parts = [p for p in np.array_split(features, cores()) if len(p)]
         return np.concatenate(list(self._pool.map(self.classifier.predict_proba, parts)))
+
+
+def blend(manifest: Manifest) -> list[Blend]:
+    """The weighted mean, where the set holds one."""
+    return [Blend(manifest.vote["members"])] if "members" in manifest.vote else []
 
 
 def decided(mean: np.ndarray) -> np.ndarray:

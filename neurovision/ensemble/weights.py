@@ -48,7 +48,7 @@ class Manifest:
         folder: Where the files are.
         size: Side of the canvas that all members read.
         members: In the order of the vote's features.
-        vote: ``{"forest": {"file", "sha256"}, "boost": {"file", "sha256"}, ...}``.
+        vote: ``{"forest": {"file", "sha256"}, "boost": {"file", "sha256"}, "members": weights of their mean, ...}``.
         verdict: Coefficients of the verdict's model.
         training: Data, split, date and licence.
         digest: sha256 of the manifest's own bytes.

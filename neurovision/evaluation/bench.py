@@ -29,7 +29,7 @@ from neurovision.ensemble.cache import versions
 from neurovision.ensemble.engine import Engine, KerasEngine, ReferenceEngine, cores, has_gpu, predict_both_ways
 from neurovision.ensemble.features import label_map, pixel_features
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.ensemble.voter import ManualVotingClassifier, Voter, load_forest
+from neurovision.ensemble.voter import ManualVotingClassifier, Voter, blend, load_forest
 from neurovision.ensemble.weights import Manifest
 from neurovision.errors import DataError
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
@@ -114,7 +114,7 @@ class NaiveVoter(Voter):
         boost.load_model(manifest.path(**manifest.vote["boost"]))
         forest = load_forest(manifest.path(**manifest.vote["forest"]))
         forest.set_params(n_jobs=None)
-        super().__init__(ManualVotingClassifier([forest, boost]))
+        super().__init__(ManualVotingClassifier([forest, boost, *blend(manifest)]))
 
     def vote_maps(self, softmax: np.ndarray) -> np.ndarray:
         """As :meth:`~neurovision.ensemble.voter.Voter.vote_maps`."""

@@ -117,9 +117,10 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
     parts = [
         f"---\n{_head(manifest, result)}\n---\n",
         f"# {NAME}\n",
-        "Five compact Keras segmenters read one slice of a brain MRI, a random forest and gradient-boosted trees vote on "
-        "every pixel, and a calibrated model gives the verdict: tumor or none, where, how large, and of which type. A "
-        "classifier of the whole slice has its part in verdict and type, and refuses pictures that are no brain MRI. "
+        "Five compact Keras segmenters read one slice of a brain MRI; a random forest, gradient-boosted trees and the "
+        "segmenters' weighted mean vote on every pixel, and a calibrated model gives the verdict: tumor or none, where, "
+        "how large, and of which type. A classifier of the whole slice has its part in verdict and type, and refuses "
+        "pictures that are no brain MRI. "
         "**A research tool, not a medical device.**\n",
         _members(manifest),
         _use(),

@@ -256,8 +256,19 @@ def _fit_vote(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, ou
     return {
         "forest": {"file": "forest.skops", "sha256": _sha256(out / "forest.skops")},
         "boost": {"file": "boost.ubj", "sha256": _sha256(out / "boost.ubj")},
+        "members": _member_weights(features, targets, weights),
         "pixels": len(targets),
     }
+
+
+def _member_weights(features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[float]:
+    """Each member's weight in their mean: least squares to tumor or none without negative weights; they sum to 1."""
+    from scipy.optimize import nnls
+
+    tumor = features.reshape(len(features), -1, len(CLASSES))[..., FIRST_TUMOR:].sum(-1)
+    root = np.sqrt(weights)
+    found = nnls(tumor * root[:, None], (targets >= FIRST_TUMOR) * root)[0]
+    return [float(w) for w in found / found.sum()]
 
 
 def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> dict[str, Any]:
