@@ -149,7 +149,7 @@ class Voter:
 
     @classmethod
     def load(cls, manifest: Manifest) -> Voter:
-        """Load both classifiers after checking their digests. Nothing is unpickled.
+        """Load both kinds of trees after checking their digests, and the mean. Nothing is unpickled.
 
         Raises:
             WeightsError: A file is missing, not the shipped one, or holds a type that a forest does not need.

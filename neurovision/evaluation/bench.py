@@ -105,7 +105,7 @@ class NaiveAnalyzer(Analyzer):
 
 
 class NaiveVoter(Voter):
-    """scikit-learn and XGBoost, as they come, on every pixel."""
+    """scikit-learn and XGBoost, as they come, and the members' weighted mean, on every pixel."""
 
     def __init__(self, manifest: Manifest) -> None:
         from xgboost import XGBClassifier

@@ -90,8 +90,11 @@ def fetched(factory: Callable[..., keras.Model], encoder: str, weights: str | No
     if weights is not None:
         try:
             return factory(include_top=False, weights=weights, **options)
-        except Exception as e:  # Keras raises Exception itself, no subclass, where a download fails
-            if type(e) is not Exception and not isinstance(e, OSError):  # a dropped connection, an unreadable cache
+        except Exception as e:
+            # Keras raises Exception itself, no subclass, where a server refuses or cannot be reached, and OSError comes of
+            # a dropped connection or a cache that cannot be read. Whatever else is raised, a file of the wrong digest
+            # (ValueError) or too little memory, says more than that there is no network, and must be heard.
+            if type(e) is not Exception and not isinstance(e, OSError):
                 raise
             log.warning("ImageNet weights of %s could not be fetched (%s); it starts random.", encoder, type(e).__name__)
     return factory(include_top=False, weights=None, **options)
