@@ -4,7 +4,7 @@
 # With CUDA, for a machine with the NVIDIA container toolkit:
 #   docker build -t neurovision:gpu --build-arg DEVICE=gpu .
 #   docker run --rm --gpus all --read-only --tmpfs /tmp -p 127.0.0.1:7860:7860 neurovision:gpu
-# deploy/compose.yaml starts it beside an image archive; deploy/run_lines.py runs these lines without a container engine.
+# deploy/compose.yaml starts it beside an image archive; tests/run_lines.py runs these lines without a container engine.
 FROM python:3.11-slim AS packages
 ARG DEVICE=cpu
 COPY requirements.txt requirements.lock /tmp/

@@ -1,15 +1,19 @@
-# make run: everything installed, the page started. make test: the tests' packages too, and the suite run.
+# make run: everything installed, the page started. make test: the tests' packages too, and the quick tests run;
+# make test-all: every test, those that take long too.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test sam lint docs gpu space-check container-check lock audit sbom fuzz load clean
+.PHONY: run test test-all sam lint docs gpu space-check container-check lock audit sbom fuzz load clean
 
 run: $(VENV)/.product
 	$(BIN)/python app.py
 
 test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 # SAM's packages, without which its tests are skipped; CONTRIBUTING.md says how PyTorch comes small.
@@ -47,7 +51,7 @@ space-check:
 
 # The lines of the Dockerfile, executed in a fresh root where there is no container engine.
 container-check:
-	$(PYTHON) deploy/run_lines.py Dockerfile
+	$(PYTHON) -m tests.run_lines Dockerfile
 
 # Every package that requirements.txt leads to, by version and hash, as the container installs it.
 lock: $(VENV)/.dev

@@ -15,7 +15,7 @@ from neurovision import __version__
 from neurovision.errors import NeurovisionError
 from neurovision.evaluation import bench_cli, study_cli
 from neurovision.evaluation.diffusion_cli import diffuse_app
-from neurovision.serving.batch_cli import batch, batch_plan
+from neurovision.serving.batch_cli import batch
 from neurovision.serving.hub_cli import Weights, hub_app
 from neurovision.serving.pacs_cli import pacs_app
 from neurovision.serving.serve_cli import serve
@@ -44,7 +44,6 @@ study_cli.register(app)
 bench_cli.register(app)
 app.add_typer(hub_app, name="hub")
 app.command()(batch)
-app.command()(batch_plan)
 app.command()(serve)
 
 Data = Annotated[Path | None, typer.Option(help="Prepared scans; NEUROVISION_DATA by default.")]

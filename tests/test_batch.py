@@ -506,6 +506,7 @@ def cluster() -> Iterator[Any]:
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_both_engines_say_the_same(cluster: Any, archive: Path, local: Path, tmp_path: Path):
     """Two actors, one of which is killed on the way."""
     options = with_standin(engine="ray", workers=2, cpus=0.5, load=partial(killed_once, str(tmp_path / "killed")))
@@ -535,6 +536,7 @@ def killed_once(mark: str) -> Analyzer:
     return analyzer
 
 
+@pytest.mark.slow
 def test_ray_says_what_is_wrong(cluster: Any, archive: Path, tmp_path: Path):
     listing = list_source(str(archive / "pictures"))
     with pytest.raises(BatchError, match="has room for 2 such workers"):
@@ -553,31 +555,3 @@ def test_the_module_lists_without_keras_or_arrow():
     heavy = "('keras', 'pyarrow', 'ray', 'cv2')"
     code = f"import sys, neurovision.serving.batch_cli; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-# --- what it costs ---------------------------------------------------------------------------------------------------
-
-
-def test_a_plan_is_worked_by_hand(local: Path, tmp_path: Path):
-    from neurovision.serving.batch_plan import Assumed, Measured, measure, plan, write_into
-
-    line = {"engine": "local", "workers": 2, "machine": "X", "scans": 10, "slices": 10, "seconds": 5.0, "started": 1.0,
-            "peak_mb": 500.0}  # fmt: skip
-    stages = {"read": 10.0, "prepare": 20.0, "networks": 180.0, "vote": 90.0, "measure": 50.0, "write": 10.0}
-    text = plan([Measured(line, 360.0, stages, 20_000.0, 1_000.0)], Assumed(0.05, 2.0, 3.6, 1.0, 524.288, 50.0))
-    assert "| local | 2 | X | 10 | 10 | 5 | 2.00 | 360 | 1 | 500 |" in text
-    assert "| CPU only | 100 | 0 | 5.00 | 6.2 | 1.6 |" in text  # 360 ms x 10^6 = 100 hours
-    assert "| one GPU fed by 50 cores | 50 | 1.0 | 4.50 | 3.1 | 1.0 |" in text  # 180 ms, and 3.6 ms on the GPU
-    assert "Written: 1.0 GB" in text and "| disk of 524.288 MB/s, the same slices | 1000 | 360 |" in text
-    document = tmp_path / "scale.md"
-    document.write_text("a\n<!-- measured -->\nold\n<!-- /measured -->\nb\n")
-    write_into(document, text)
-    assert document.read_text() == f"a\n<!-- measured -->\n{text}<!-- /measured -->\nb\n"
-    document.write_text("a\n")
-    with pytest.raises(BatchError, match="no marks"):
-        write_into(document, text)
-    found = measure(local)
-    assert found.core_ms > 0 and sum(found.stages.values()) == pytest.approx(found.core_ms)
-    assert found.bytes_in > 1000 and found.run["slices"] == 10
-    with pytest.raises(BatchError, match="no finished batch"):
-        measure(tmp_path)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_docs import load
+
+from tests import run_lines as lines
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = (ROOT / "Dockerfile", ROOT / "deploy" / "orthanc.Dockerfile")
-lines = load(ROOT / "deploy" / "run_lines.py")
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.name)
@@ -36,23 +36,23 @@ def test_hadolint_finds_nothing(path):
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.name)
 def test_nobody_runs_as_root_and_every_line_can_be_executed(path):
     found = lines.parse(path.read_text())
-    assert [i.text for i in found if i.word == "USER"][-1] == "1000"
-    assert [i.word for i in found if i.word in ("USER", "RUN")][-1] == "USER"  # nothing is made after it
-    assert found[-1].word == "CMD" and json.loads(found[-1].text)
-    assert all(i.text.split()[0] in lines.BASES for i in found if i.word == "FROM")
+    assert [text for word, text in found if word == "USER"][-1] == "1000"
+    assert [word for word, _ in found if word in ("USER", "RUN")][-1] == "USER"  # nothing is made after it
+    assert found[-1][0] == "CMD" and json.loads(found[-1][1])
+    assert all(text.split()[0] in lines.BASES for word, text in found if word == "FROM")
 
 
 def test_the_image_stays_offline_and_is_asked_for_its_health():
     found = lines.parse((ROOT / "Dockerfile").read_text())
-    (environment,) = (lines.assignments(i.text, {}) for i in found if i.word == "ENV")
+    (environment,) = (lines.assignments(text, {}) for word, text in found if word == "ENV")
     assert environment["HF_HUB_OFFLINE"] == "1" and environment["HOME"] == "/tmp"
-    (health,) = (i.text for i in found if i.word == "HEALTHCHECK")
+    (health,) = (text for word, text in found if word == "HEALTHCHECK")
     assert "/healthz" in health and environment["GRADIO_SERVER_PORT"] in health
-    assert any("neurovision convert" in i.text for i in found if i.word == "RUN")
+    assert any("neurovision convert" in text for word, text in found if word == "RUN")
 
 
 def test_the_gpu_variant_renames_what_the_pins_name():
-    (line,) = (i.text for i in lines.parse((ROOT / "Dockerfile").read_text()) if "and-cuda" in i.text)
+    (line,) = (text for _, text in lines.parse((ROOT / "Dockerfile").read_text()) if "and-cuda" in text)
     pins = (ROOT / "requirements.txt").read_text()
     for before, after in re.findall(r"s/\^([\w-]+==)/([^/]+)/", line):
         assert re.search(f"^{before}", pins, re.M)
@@ -63,7 +63,7 @@ def test_the_gpu_variant_renames_what_the_pins_name():
 
 def test_the_image_is_installed_by_digest_from_a_lock_of_the_same_pins():
     install = "cpu-x86_64) set -- --require-hashes --no-deps -r /tmp/requirements.lock ;;"
-    assert any(install in i.text for i in lines.parse((ROOT / "Dockerfile").read_text()) if i.word == "RUN")
+    assert any(install in text for word, text in lines.parse((ROOT / "Dockerfile").read_text()) if word == "RUN")
     rows = (ROOT / "requirements.lock").read_text().replace(" \\\n", "").splitlines()[1:]
     locked = dict(re.fullmatch(r"([\w.-]+)==(\S+) +--hash=sha256:[0-9a-f]{64}", row).groups() for row in rows)
     locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in locked.items()}
@@ -74,7 +74,7 @@ def test_the_image_is_installed_by_digest_from_a_lock_of_the_same_pins():
 
 def test_the_context_holds_what_is_copied_and_nothing_private():
     seen = set(lines.context(ROOT))
-    copied = [i.text for i in lines.parse((ROOT / "Dockerfile").read_text()) if i.word == "COPY" and "--from" not in i.text]
+    copied = [t for word, t in lines.parse((ROOT / "Dockerfile").read_text()) if word == "COPY" and "--from" not in t]
     for line in copied:
         for source in line.split()[:-1]:
             assert any(f == Path(source) or f.is_relative_to(source) for f in seen), source
@@ -157,9 +157,7 @@ def small_root(root: Path) -> Path:
 class TestRunLines:
     def test_lines_are_joined_and_comments_left_out(self):
         text = "# a\nFROM x AS y\nRUN one \\\n    # why\n    && two\nENV A=b \\\n  C=\"d e\"\n"
-        assert [(i.word, i.text) for i in lines.parse(text)] == [
-            ("FROM", "x AS y"), ("RUN", "one  && two"), ("ENV", 'A=b  C="d e"')
-        ]  # fmt: skip
+        assert lines.parse(text) == [("FROM", "x AS y"), ("RUN", "one  && two"), ("ENV", 'A=b  C="d e"')]
         assert lines.assignments('A=b  C="d $A" E=${X}', {"A": "1"}) == {"A": "b", "C": "d 1", "E": "${X}"}
 
     def test_a_line_that_it_cannot_execute_is_refused(self):
@@ -180,19 +178,20 @@ class TestRunLines:
         for name in ("f", "d/g", "d/e/h"):
             (source / name).write_text(name)
         files = list(lines.context(source))
-        assert lines.copy_in(files, ["f"], source, root / "new", into_folder=False) == 1  # a file under another name
-        assert lines.copy_in(files, ["f"], source, root / "in", into_folder=True) == 1
-        assert lines.copy_in(files, ["d"], source, root / "app" / "d", into_folder=False) == 2  # a folder's content
+        lines.copy_in(files, ["f"], source, root / "new", into_folder=False)  # a file under another name
+        lines.copy_in(files, ["f"], source, root / "in", into_folder=True)
+        lines.copy_in(files, ["d"], source, root / "app" / "d", into_folder=False)  # a folder's content
         copied = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
         assert copied == {"new", "in/f", "app/d/g", "app/d/e/h"}
         with pytest.raises(FileNotFoundError, match="not in the build's context"):
             lines.copy_in(files, ["nothing"], source, root, into_folder=True)
 
+    @pytest.mark.slow
     def test_processes_run_in_the_root_as_the_user_and_may_write_only_to_tmp(self, tmp_path):
         if os.geteuid() != 0 or any(shutil.which(tool) is None for tool in ("unshare", "setpriv", "chroot", "ldd")):
             pytest.skip("a root of its own needs root, unshare, setpriv and chroot")
         machine = lines.Machine(tmp_path, [])
-        stage = lines.Stage("none", "0", small_root(tmp_path / "root"))
+        stage = lines.Stage("0", small_root(tmp_path / "root"))
         stage.environment["PATH"] = "/bin"
         try:
             machine.run(stage, "mkdir made && id -u > made/user")
@@ -204,7 +203,7 @@ class TestRunLines:
         assert lines.healthy(machine, stage, 120) < 120
         assert {p.name for p in (stage.root / "made").iterdir()} == {"user"}
         assert not list((stage.root / "tmp").iterdir())  # it was a tmpfs
-        stage.command = ["false"]
+        stage.command = stage.health = ["false"]  # or its health would be asked before it has ended
         with pytest.raises(SystemExit, match="CMD ended with code 1"):
             lines.healthy(machine, stage, 120)
 

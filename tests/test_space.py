@@ -108,6 +108,7 @@ def test_framing_is_read_from_the_headers():
     assert not space.may_be_framed({"x-frame-options": "DENY"})
 
 
+@pytest.mark.slow
 def test_the_file_set_starts_as_a_space_and_runs_an_example():
     """With what is installed here; ``make space-check`` does the same with what a Space would install."""
     with tempfile.TemporaryDirectory(prefix="space-") as name:

@@ -61,26 +61,3 @@ def batch(
     listing = list_source(source, server, SeriesFilter(description, least_images), days)
     print(f"{len(listing.units)} scans and series, {len(listing.skipped)} other files.", flush=True)
     print(describe(run(listing, out, options), out))
-
-
-def batch_plan(
-    results: Annotated[list[Path], typer.Argument(help="Folders that 'neurovision batch' wrote.")],
-    into: Annotated[Path | None, typer.Option(help="Document whose measured part is replaced.")] = None,
-    core_hour: Annotated[float, typer.Option(help="Assumed price of a core for an hour.")] = 0.04,
-    gpu_hour: Annotated[float, typer.Option(help="Assumed price of a GPU for an hour.")] = 2.5,
-    gpu_ms: Annotated[float, typer.Option(help="Assumed milliseconds of the networks for a slice on a GPU.")] = 3.0,
-    network: Annotated[float, typer.Option(help="Assumed Gbit/s between storage and machine.")] = 1.0,
-    disk: Annotated[float, typer.Option(help="Assumed MB/s of a disk.")] = 500.0,
-    pacs: Annotated[float, typer.Option(help="Assumed images a second of an archive.")] = 50.0,
-) -> None:
-    """Say what a million slices would cost, and what would limit them, from the rates of finished batches."""
-    import datetime
-
-    from neurovision.serving.batch_plan import Assumed, measure, plan, write_into
-
-    text = plan([measure(r) for r in results], Assumed(core_hour, gpu_hour, gpu_ms, network, disk, pacs))
-    if into is None:
-        print(text)
-        return
-    write_into(into, f"Written by `neurovision batch-plan` on {datetime.date.today():%Y-%m-%d}.\n\n{text}")
-    print(into)
