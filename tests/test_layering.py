@@ -9,7 +9,7 @@ import neurovision
 
 ROOMS = (
     ("errors", "classes"),
-    ("files", "logs"),
+    ("files", "logs", "machine"),
     ("scan",),
     ("segmenters",),
     ("classifiers",),

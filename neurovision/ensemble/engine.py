@@ -20,6 +20,7 @@ from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.precision import precision
 from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import ModelError, WeightsTampered
+from neurovision.machine import cores
 
 if TYPE_CHECKING:
     import keras
@@ -106,11 +107,6 @@ def load_engine(manifest: Manifest, choice: str = "auto") -> Engine:
             raise
         log.warning("%s Keras runs the networks instead, more slowly.", e)
         return KerasEngine(manifest)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def openvino() -> Any:

@@ -12,10 +12,10 @@ import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, HEAD, TUMORS
 from neurovision.ensemble.cache import kept, versions
-from neurovision.ensemble.engine import cores
 from neurovision.ensemble.features import label_map
 from neurovision.ensemble.weights import Manifest
 from neurovision.errors import WeightsTampered
+from neurovision.machine import cores
 
 # A pixel skips the trees where the members' mean gives all tumors together no more than FAINT, and air or head at least
 # CLEAR, or one tumor at least STRONG. A small tumor may be faint to the members and yet be one to the trees, which is why

@@ -26,12 +26,13 @@ from tqdm import tqdm
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.cache import versions
-from neurovision.ensemble.engine import Engine, KerasEngine, ReferenceEngine, cores, has_gpu, predict_both_ways
+from neurovision.ensemble.engine import Engine, KerasEngine, ReferenceEngine, has_gpu, predict_both_ways
 from neurovision.ensemble.features import label_map, pixel_features
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, blend, load_forest
 from neurovision.ensemble.weights import Manifest
 from neurovision.errors import DataError
+from neurovision.machine import cores, processor
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.read import read
@@ -171,7 +172,7 @@ def bench(
     result["ratios"] = {key: round(result["ratios"][key], 2) for key in TARGETS}
     result["gpu"] = _gpu(analyzer.manifest, repeats)
     result["machine"] = {
-        "processor": _processor(), "threads": cores(), "load_before": None if load is None else round(load, 2),
+        "processor": processor(), "threads": cores(), "load_before": None if load is None else round(load, 2),
         "device": analyzer.engine.device, "engine": type(analyzer.engine).__name__,
         "precision": getattr(analyzer.engine, "precision", "f32"), "python": platform.python_version(),
         "versions": dict(zip(PACKAGES, versions(*PACKAGES), strict=True)),
@@ -427,15 +428,6 @@ def _child(code: str, arguments: Sequence[object]) -> tuple[float, str]:
     if process.returncode:
         raise RuntimeError(f"a benchmark's process ended with {process.returncode}")
     return seconds, first + rest
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def table(result: dict[str, Any]) -> str:

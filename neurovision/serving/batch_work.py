@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from neurovision import __version__
 from neurovision.errors import BatchError, NeurovisionError, PacsError, ScanError
 from neurovision.files import replacing, sync_folder
+from neurovision.machine import peak_mb
 from neurovision.serving.batch_sources import Unit
-from neurovision.serving.machine import peak_mb
 from neurovision.serving.pacs import Pacs, Server
 from neurovision.views.files import free_stem, stem_of, write_mask
 

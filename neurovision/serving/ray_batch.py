@@ -7,15 +7,12 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from neurovision.ensemble.engine import cores
 from neurovision.errors import BatchError, NeurovisionError
+from neurovision.machine import claim_cores, cores
+from neurovision.serving.batch_options import Options, Totals
 from neurovision.serving.batch_work import Done, Job, Partition, Worker
-from neurovision.serving.machine import claim_cores
-
-if TYPE_CHECKING:
-    from neurovision.serving.batch import Options, Totals
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
-from neurovision.ensemble.engine import cores
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.serving.machine import claim_cores
+from neurovision.machine import claim_cores, cores
 
 if TYPE_CHECKING:
     import httpx
