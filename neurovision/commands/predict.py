@@ -1,0 +1,151 @@
+"""``neurovision predict`` and ``neurovision classify``: scans in, findings out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurovision.commands.options import Anonymize, AsJson, Engine, EngineChoice, Out, Scans, Weights
+
+if TYPE_CHECKING:
+    from neurovision.ensemble.findings import Findings
+    from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.ensemble.volume import VolumeFindings
+    from neurovision.scan.study import Study
+
+
+class Report(StrEnum):
+    """Reports beside the JSON."""
+
+    pdf = "pdf"
+
+
+def predict(
+    paths: Scans,
+    out: Out,
+    weights: Weights = None,
+    engine: Engine = EngineChoice.auto,
+    report: Annotated[Report | None, typer.Option(help="Also write a report.")] = None,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Write a Secondary Capture for scans that are not DICOM.")] = False,
+    fractional: Annotated[bool, typer.Option("--fractional", help="Also write the probability as DICOM SEG.")] = False,
+    anonymize: Anonymize = False,
+) -> None:
+    """Analyze scans: for each X.png write X.json, X.mask.png (class indices 0 to 4) and X.overlay.png.
+
+    A DICOM file or series also gets X.seg.dcm and X.sr.dcm; a volume gets X.mask.nii.gz instead of X.mask.png. A file
+    that cannot be read, or is no brain MRI, is named with the reason on standard error and in its JSON; the others go
+    on. The exit code is 1 if there was one.
+    """
+    from tqdm import tqdm
+
+    from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.errors import ScanError
+    from neurovision.files import write
+    from neurovision.scan.read import DEIDENTIFIED, group_scans, kind_of, memory_told, read_files
+    from neurovision.views.files import free_stem, stem_of
+
+    scans = group_scans(paths)
+    if not scans:
+        print("neurovision: there is no scan in the given folders.", file=sys.stderr)
+        raise typer.Exit(1)
+    out.mkdir(parents=True, exist_ok=True)
+    analyzer = Analyzer.load(weights, engine.value)
+    failed = 0
+    used: set[str] = set()
+    for files in tqdm(scans, unit="scan", disable=None):
+        path = files[0] if len(files) == 1 else files[0].parent
+        stem = free_stem(stem_of(path), used)
+        reason: str | None
+        try:
+            with memory_told([path]):
+                if anonymize and kind_of(files[0]) == "DICOM":
+                    from neurovision.scan.deidentify import deidentify
+
+                    files = tuple(deidentify(files, out / f"{stem}{DEIDENTIFIED}"))
+                study = read_files(files, path.name)
+                findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
+                _write_findings(analyzer, findings, study, files, out, stem, report)
+                if study.source.format == "DICOM" or dicom:
+                    from neurovision.views.dicom_out import write_dicom
+
+                    write_dicom(findings, study, files, out, stem, fractional)
+        except ScanError as e:
+            reason = str(e).removeprefix(f"{path.name}: ")
+            write(out / f"{stem}.json", json.dumps(_unread(path.name, reason), indent=1).encode())
+        else:
+            reason = findings.reason
+        if reason is not None:
+            failed += 1
+            tqdm.write(f"{path.name}: {reason}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def classify(
+    paths: Scans,
+    classifier: Annotated[Path, typer.Option(help="Folder that 'neurovision fit-classifier' wrote.")],
+    as_json: AsJson = False,
+) -> None:
+    """Ask a whole-image classifier: tumor or no tumor, for one scan or many."""
+    from neurovision.ensemble.classify import TrainedClassifier
+    from neurovision.scan.read import find_scans
+
+    answers = TrainedClassifier.load(classifier).classify(find_scans(paths))
+    if as_json:
+        print(json.dumps([a.to_json() for a in answers], indent=1))
+    else:
+        for answer in answers:
+            print(f"{answer.image}: {answer.text()}" if len(answers) > 1 else answer.text())
+
+
+def _unread(name: str, reason: str) -> dict[str, Any]:
+    """The JSON of a file that could not become a Study: the keys of Findings, all empty."""
+    return {
+        "status": "rejected", "reason": reason, "verdict": None, "tumor_probability": None, "tumor_type": None,
+        "type_probabilities": {}, "regions": [], "models": [], "disagreement": None, "timing_ms": {}, "weights": None,
+        "warnings": [], "source": {"name": name},
+    }  # fmt: skip
+
+
+def _volume(analyzer: Analyzer, study: Study) -> VolumeFindings:
+    from tqdm import tqdm
+
+    from neurovision.ensemble.volume import analyze_volume
+
+    with tqdm(total=study.n_slices, unit="slice", leave=False, disable=None) as bar:
+        return analyze_volume(analyzer, study, lambda done, _: bar.update(done - bar.n))
+
+
+def _write_findings(
+    analyzer: Analyzer,
+    findings: Findings | VolumeFindings,
+    study: Study,
+    files: tuple[Path, ...],
+    out: Path,
+    stem: str,
+    report: Report | None,
+) -> None:
+    """Write the files that every kind of scan gets; of a volume, overlay and report show its largest slice."""
+    import cv2
+
+    from neurovision.ensemble.findings import Findings
+    from neurovision.files import write
+    from neurovision.views.files import write_mask
+
+    if isinstance(findings, Findings):
+        shown = findings
+    else:
+        largest = findings.largest_slice
+        shown = analyzer.analyze(study, study.n_slices // 2 if largest is None else largest)
+    write_mask(findings, study, files, out, stem)
+    write(out / f"{stem}.overlay.png", cv2.imencode(".png", shown.overlay()[..., ::-1])[1].tobytes())
+    if report is Report.pdf:
+        from neurovision.views.report import write_pdf
+
+        write_pdf(shown, out / f"{stem}.pdf")
+    write(out / f"{stem}.json", json.dumps(findings.to_json(), indent=1).encode())
