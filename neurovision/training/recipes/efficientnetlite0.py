@@ -1,4 +1,4 @@
-"""The classifier that reads the whole slice: ImageNet weights, small canvases first."""
+"""The classifier that reads the whole slice: ImageNet weights, small canvases first, the vote's fold last."""
 
 from neurovision.training.recipes import Phase, Recipe
 
@@ -9,20 +9,25 @@ RECIPE = Recipe(
     phases=(
         Phase(128, 7, 1e-3, "depthwise"),
         Phase(160, 3, 4e-4, "depthwise"),
-        Phase(160, 1, 6e-4, "depthwise"),
+        Phase(160, 2, 5e-4, "depthwise"),
         Phase(160, 3, 4e-4, "depthwise", refit=True),
+        Phase(160, 2, 4e-4, "depthwise", refit=True),
     ),
     batch=16,
     epoch_scans=4000,
     mix={
-        "figshare": 0.40,
-        "lgg_tumor": 0.12,
-        "lgg_tumor_t1c": 0.05,
-        "lgg_free": 0.18,
-        "healthy": 0.13,
-        "unmarked": 0.08,
-        "phantom": 0.04,
-        "strange": 0.18,
+        "figshare": 0.33,
+        "lgg_tumor": 0.10,
+        "lgg_tumor_t1": 0.03,
+        "lgg_tumor_t1c": 0.04,
+        "lgg_free": 0.12,
+        "brats_tumor": 0.10,
+        "brats_free": 0.03,
+        "ms": 0.07,
+        "healthy": 0.11,
+        "unmarked": 0.06,
+        "phantom": 0.02,
+        "strange": 0.14,
     },
     schedule="cosine",
     warmup=0.1,
