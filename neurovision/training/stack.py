@@ -129,7 +129,7 @@ def stack(
         mean = softmax.mean(0)
         said = None if answers is None else answers[k]
         found = mean[..., FIRST_TUMOR:].sum(-1)
-        if items[k].mask is not None and items[k].tumor and items[k].sequence != "T1c" and k % 2:
+        if items[k].mask is not None and items[k].tumor and (items[k].source, items[k].sequence) != ("lgg", "T1c") and k % 2:
             tumors.append((items[k].source, softmax.astype(np.float16), truth))
         slices.append(verdict_features(found, masks.sum((1, 2)), disagreement(masks), said))
         shares.append(np.array(list(type_probabilities(mean).values())))
