@@ -66,9 +66,9 @@ def augment(
 def redraw_contrast(pixels: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Make another sequence of a canvas: a random smooth curve of intensities, and a random small filter.
 
-    After GIN (Ouyang 2022, arXiv 2111.12525) and SynthSeg's contrast randomization (Billot 2023), with two changes: the curve
-    is drawn by a few points, so that it may fall as well as rise (T1 against T2), and one filter of 3 x 3 stands for
-    GIN's network, since finer texture tells a tumor. Air stays air.
+    After GIN (Ouyang 2022, arXiv 2111.12525) and SynthSeg's contrast randomization (Billot 2023), with two changes: a few
+    points draw the curve, so that it may fall as well as rise (T1 against T2), and one filter of 3 x 3 stands for GIN's
+    network, since finer texture tells a tumor. Air stays air.
 
     Args:
         pixels: float32 ``(size, size)`` in [0, 1].

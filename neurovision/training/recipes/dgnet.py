@@ -1,4 +1,4 @@
-"""DGNet, compact: trained from scratch, small canvases first, the vote's fold last."""
+"""DGNet, compact: trained from scratch, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 

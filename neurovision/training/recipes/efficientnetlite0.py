@@ -1,4 +1,4 @@
-"""The classifier that reads the whole slice: ImageNet weights, small canvases first, the vote's fold last."""
+"""The classifier that reads the whole slice: ImageNet weights, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 

@@ -1,4 +1,4 @@
-"""LinkNet with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first, the vote's fold last."""
+"""LinkNet with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 

@@ -1,4 +1,4 @@
-"""U-Net, compact: trained from scratch, small canvases first, the vote's fold last."""
+"""U-Net, compact: trained from scratch, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 

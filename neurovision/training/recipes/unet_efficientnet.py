@@ -1,4 +1,4 @@
-"""U-Net with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first, the vote's fold last."""
+"""U-Net with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 
