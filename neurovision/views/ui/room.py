@@ -116,7 +116,7 @@ class Room:
 
     def open(self) -> None:
         """Start loading the models and sweeping the folder."""
-        threading.Thread(target=contained.nursery.warm, name="readers", daemon=True).start()
+        threading.Thread(target=contained.readers.warm, name="readers", daemon=True).start()
         threading.Thread(target=self._fetch, name="models", daemon=True).start()
         threading.Thread(target=self._janitor, name="janitor", daemon=True).start()
 
