@@ -278,7 +278,7 @@ class TestTraining:
             stack.stack(folder, runs, tmp_path / "weights", 2, ["unet"])
         stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None)
         manifest = load_manifest(tmp_path / "weights")
-        assert manifest.training["member_folds"] == [1, 2] and manifest.training["refitted"] == {"unet": [1, 2, 3]}
+        assert manifest.training.member_folds == (1, 2) and manifest.training.refitted == {"unet": (1, 2, 3)}
         assert loaded[0] != loaded[1] == [m.sha256 for m in manifest.members], "fitted on the first, shipped the second"
         assert not list(tmp_path.glob(".weights-*"))
         findings = Analyzer.load(tmp_path / "weights", "keras").analyze(phantom("glioma", 0)[0])
@@ -292,8 +292,8 @@ class TestTraining:
         analyzer = Analyzer.load(tmp_path / "weights", "openvino")
         told = analyzer.manifest
         assert told.size == 64, "the classifier's, which is larger than the member's"
-        assert told.classifier is not None and told.familiar is not None and len(told.verdict["coefficients"]) == 6
-        assert 0 <= told.verdict["type_weight"] <= 1 and told.familiar["warn"] <= told.familiar["refuse"]
+        assert told.classifier is not None and told.out_of_distribution is not None and len(told.verdict.coefficients) == 6
+        assert told.out_of_distribution.warn <= told.out_of_distribution.refuse
         canvases = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
         fast, plain = (e.classify(canvases) for e in (analyzer.engine, load_engine(told, "reference")))
         for a, b in zip(fast, plain, strict=True):

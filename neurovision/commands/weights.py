@@ -52,7 +52,7 @@ def models(
 
     try:
         manifest = load_manifest(weights)
-        shipped = {m.name: m for m in (*manifest.members, manifest.classifier) if m is not None}
+        shipped = {m.name: m for m in manifest.networks}
     except WeightsMissing:
         shipped = {}
     listed = [(c, "segmenter", c.votes) for c in segmenters.cards()]

@@ -21,8 +21,8 @@ import gradio as gr
 from neurovision.ensemble.drift import Tally
 from neurovision.ensemble.engine import load_member
 from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.manifest import Network, Networks
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import ModelError, NeurovisionError, UnsupportedScan
 from neurovision.logs import event, where
 from neurovision.scan import contained
@@ -102,7 +102,7 @@ class Room:
     def __init__(
         self,
         load: Callable[[], Analyzer] = Analyzer.load,
-        build: Callable[[MemberEntry, Manifest], keras.Model] = load_member,
+        build: Callable[[Network, Networks], keras.Model] = load_member,
     ) -> None:
         self.folder, self._mark = _private_folder()
         self._seen: dict[Path, tuple[int, float]] = {}  # of each file: its change time, and when it was first seen
