@@ -34,40 +34,48 @@ def predict(
     dicom: Annotated[bool, typer.Option("--dicom", help="Write a Secondary Capture for scans that are not DICOM.")] = False,
     fractional: Annotated[bool, typer.Option("--fractional", help="Also write the probability as DICOM SEG.")] = False,
     anonymize: Anonymize = False,
+    list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name the files that are no scans.")] = False,
 ) -> None:
     """Analyze scans: for each X.png write X.json, X.mask.png (class indices 0 to 4) and X.overlay.png.
 
-    A DICOM file or series also gets X.seg.dcm and X.sr.dcm; a volume gets X.mask.nii.gz instead of X.mask.png. A file
-    that cannot be read, or is no brain MRI, is named with the reason on standard error and in its JSON; the others go
-    on. The exit code is 1 if there was one.
+    A DICOM file or series also gets X.seg.dcm and X.sr.dcm; a volume gets X.mask.nii.gz instead of X.mask.png. Where
+    two scans have the same file name, their folders are put in front of X. What a file holds decides, not its name.
+
+    A file that cannot be read, or is no brain MRI, is named with the reason on standard error and in its JSON; the
+    others go on. The exit code is 1 if there was one or no scan at all, 3 if all scans were read but files of a given
+    folder were skipped because they are no scans, and 0 otherwise.
     """
     from tqdm import tqdm
 
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.errors import ScanError
     from neurovision.files import write
-    from neurovision.scan.read import DEIDENTIFIED, group_scans, kind_of, memory_told, read_files
-    from neurovision.views.files import free_stem, stem_of
+    from neurovision.scan.read import DEIDENTIFIED, list_scans, memory_told, read_files
+    from neurovision.scan.sniff import kind_of
 
-    scans = group_scans(paths)
-    if not scans:
+    listing = list_scans(paths)
+    if listing.skipped:
+        count = f"{len(listing.skipped)} file{'s' if len(listing.skipped) > 1 else ''}"
+        more = "" if list_skipped else "; --list-skipped names them"
+        print(f"neurovision: skipped {count} that hold no scan{more}.", file=sys.stderr)
+        for skipped in listing.skipped if list_skipped else ():
+            print(f"{skipped.name}: skipped, {skipped.reason}", file=sys.stderr)
+    if not listing.scans:
         print("neurovision: there is no scan in the given folders.", file=sys.stderr)
         raise typer.Exit(1)
     out.mkdir(parents=True, exist_ok=True)
     analyzer = Analyzer.load(weights, engine.value)
     failed = 0
-    used: set[str] = set()
-    for files in tqdm(scans, unit="scan", disable=None):
-        path = files[0] if len(files) == 1 else files[0].parent
-        stem = free_stem(stem_of(path), used)
+    for scan in tqdm(listing.scans, unit="scan", disable=None):
+        files, stem = scan.files, scan.stem
         reason: str | None
         try:
-            with memory_told([path]):
+            with memory_told([scan.name]):
                 if anonymize and kind_of(files[0]) == "DICOM":
                     from neurovision.scan.deidentify import deidentify
 
                     files = tuple(deidentify(files, out / f"{stem}{DEIDENTIFIED}"))
-                study = read_files(files, path.name)
+                study = read_files(files, scan.name)
                 findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
                 _write_findings(analyzer, findings, study, files, out, stem, report)
                 if study.source.format == "DICOM" or dicom:
@@ -75,15 +83,15 @@ def predict(
 
                     write_dicom(findings, study, files, out, stem, fractional)
         except ScanError as e:
-            reason = str(e).removeprefix(f"{path.name}: ")
-            write(out / f"{stem}.json", json.dumps(_unread(path.name, reason), indent=1).encode())
+            reason = str(e).removeprefix(f"{scan.name}: ").removeprefix(f"{Path(scan.name).name}: ")
+            write(out / f"{stem}.json", json.dumps(_unread(scan.name, reason), indent=1).encode())
         else:
             reason = findings.reason
         if reason is not None:
             failed += 1
-            tqdm.write(f"{path.name}: {reason}", file=sys.stderr)
-    if failed:
-        raise typer.Exit(1)
+            tqdm.write(f"{scan.name}: {reason}", file=sys.stderr)
+    if failed or listing.skipped:
+        raise typer.Exit(1 if failed else 3)
 
 
 def classify(

@@ -60,7 +60,7 @@ def study(paths: Sequence[Path | str], name: str | None = None) -> Study:
 
     Args:
         paths: A single file, or the DICOM files of one series.
-        name: Of a series.
+        name: Of the scan; by default its file's, or its series' number.
 
     Raises:
         ScanError: Not readable as one scan, or its reader broke a limit.
@@ -241,7 +241,7 @@ def _study(answer: dict[str, Any], pixels: np.ndarray) -> Study:
             raise ValueError("a strange source")
         return Study(
             pixels,
-            Source(str(source["name"])[:255], kind, digest, None if sequence is None else str(sequence)[:40]),
+            Source(str(source["name"])[:1000], kind, digest, None if sequence is None else str(sequence)[:40]),
             None if spacing is None else tuple(None if v is None else float(v) for v in spacing),  # type: ignore[arg-type]
             None if affine is None else np.array(affine, np.float64),
             tuple(str(w)[:400] for w in answer["warnings"][:50]),

@@ -13,13 +13,13 @@ import numpy as np
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 from neurovision.scan.images import MIN_SIDE
 from neurovision.scan.intensity import replace_non_numbers, scale_robust
+from neurovision.scan.names import stem_of
 from neurovision.scan.sequence import sequence_from_text, sequence_warning
 from neurovision.scan.study import Source, Study
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-SUFFIXES = (".nii", ".nii.gz")
 MAX_FILE_BYTES = 512_000_000
 MAX_VOXELS = 100_000_000  # 400 MB as float32
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
@@ -67,6 +67,21 @@ def is_nifti(head: bytes) -> bool:
     """Whether a file's first bytes (540, or 64 KB of a gzipped one) are a NIfTI header."""
     head = _head(head)
     return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")
+
+
+def is_pair(head: bytes) -> bool:
+    """Whether a NIfTI header says that its voxels lie in a file of their own."""
+    head = _head(head)
+    return head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
+
+
+def header_beside(image: Path) -> Path | None:
+    """The file ``X.hdr`` beside ``X.img`` that holds its header, or None."""
+    for name in (f"{stem_of(image)}{end}" for end in (".hdr", ".hdr.gz", ".HDR")):
+        file = image.with_name(name)
+        if file.is_file():
+            return file
+    return None
 
 
 def read_nifti(data: bytes, name: str) -> Study:

@@ -14,7 +14,7 @@ class Source:
     """Where a Study comes from; nothing here identifies a patient.
 
     Attributes:
-        name: The file's or series' name without folders.
+        name: What the scan is told by: its path in the given folder, or its file's name.
         format: ``"PNG"``, ``"JPEG"``, ``"TIFF"``, ``"DICOM"``, ``"NIfTI"``, ``"phantom"`` or ``"array"``.
         sha256: Digest of the file's bytes (of all files, in slice order, for a series), or "".
         sequence: MR sequence as the headers tell it (``"FLAIR"``, ``"T1"``, ...), or None where nothing tells.

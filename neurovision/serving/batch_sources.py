@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neurovision.errors import BatchError, DamagedScan, ScanError
-from neurovision.scan.images import SUFFIXES as PICTURES
-from neurovision.scan.nifti import SUFFIXES as VOLUMES
-from neurovision.scan.read import HEAD, kind_of, why_skipped
+from neurovision.scan.read import look_at
+from neurovision.scan.sniff import HEAD, kind_of
 from neurovision.serving.pacs import SeriesEntry, SeriesFilter, Server
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def list_source(
     wanted: SeriesFilter | None = None,
     days: int | None = None,
 ) -> Listing:
-    """List a source's units. Of a DICOM file the header is read, of any other nothing but its name.
+    """List a source's units. Of a DICOM file the header is read, of any other what tells its format.
 
     Args:
         source: A folder, a CSV with a column ``path`` or ``image``, a DICOMDIR, or an archive's http(s) address.
@@ -131,8 +130,8 @@ def _sorted_out(root: Path, files: Iterable[Path], missing: list[Skipped]) -> Li
     series: dict[str, list[Path]] = {}
     for file in files:
         name = _relative(file, root)
-        reason = why_skipped(file, file.parent if ".." in name else root)
-        if reason is None and not file.name.lower().endswith((*PICTURES, *VOLUMES)):
+        kind, reason = look_at(file, file.parent if ".." in name else root)
+        if reason is None and kind == "DICOM":
             try:
                 reason = _not_mr(header := _header(file))
             except ScanError:

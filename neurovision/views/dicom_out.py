@@ -22,9 +22,11 @@ from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.volume import VolumeFindings
 from neurovision.errors import UnsupportedScan
 from neurovision.files import replacing
+from neurovision.scan.names import stem_of
 from neurovision.scan.nifti import RAS_TO_LPS, read_grid
 from neurovision.scan.paint import paint
-from neurovision.scan.read import files_of, kind_of
+from neurovision.scan.read import files_of
+from neurovision.scan.sniff import kind_of
 from neurovision.scan.study import Study
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def write_dicom(
 
     if result.status != "ok":
         return []
-    stem = stem or _stem(study.source.name)
+    stem = stem or stem_of(study.source.name)
     out_dir.mkdir(parents=True, exist_ok=True)
     series = None
     if study.source.format == "DICOM":
@@ -151,10 +153,6 @@ def write_nifti_mask(
     with replacing(out) as part:
         nibabel.save(image, part)
     return out
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".nii") if name.endswith((".nii", ".nii.gz")) else Path(name).stem
 
 
 def _save(dataset: Dataset, path: Path) -> Path:

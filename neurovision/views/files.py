@@ -1,4 +1,4 @@
-"""Files of results: what they are called, and how a mask is written."""
+"""Files of results: how a mask is written."""
 
 from __future__ import annotations
 
@@ -10,21 +10,6 @@ from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.volume import VolumeFindings
 from neurovision.files import write
 from neurovision.scan.study import Study
-
-
-def stem_of(path: Path) -> str:
-    """The name without its suffix, ``.nii.gz`` being one."""
-    return path.name.removesuffix(".nii.gz") if path.name.endswith(".nii.gz") else path.stem
-
-
-def free_stem(stem: str, used: set[str]) -> str:
-    """A name for the results that no earlier scan has: ``a``, then ``a-2``, ...; it is added to ``used``."""
-    name, number = stem, 1
-    while name in used:
-        number += 1
-        name = f"{stem}-{number}"
-    used.add(name)
-    return name
 
 
 def write_mask(findings: Findings | VolumeFindings, study: Study, files: tuple[Path, ...], folder: Path, stem: str) -> Path:
