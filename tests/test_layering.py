@@ -18,7 +18,6 @@ ROOMS = (
     ("evaluation",),
     ("views",),
     ("serving",),
-    ("commands",),
     ("cli",),
     ("__main__",),
 )

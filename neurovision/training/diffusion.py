@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -25,7 +26,7 @@ import numpy as np
 from keras import layers, ops
 
 from neurovision.ensemble.engine import fill, variable_key
-from neurovision.ensemble.weights import find_weights
+from neurovision.ensemble.weights import DEFAULT
 from neurovision.errors import DataError, ModelError, WeightsMissing, WeightsTampered
 from neurovision.files import write
 from neurovision.training.dataset import SOURCES, Item, load_index, pack
@@ -394,13 +395,13 @@ def load(folder: Path | None = None) -> Generator:
     """Load the shipped generator.
 
     Args:
-        folder: The weights folder; by default the one that every command finds.
+        folder: The weights folder; by default what NEUROVISION_WEIGHTS names, else the project's own.
 
     Raises:
         WeightsMissing: It is not there.
         WeightsTampered: The manifest cannot be read, or the weights are not the shipped ones.
     """
-    folder = folder or find_weights()
+    folder = folder or Path(os.environ.get("NEUROVISION_WEIGHTS") or DEFAULT)
     path = folder / FILE
     if not path.is_file():
         raise WeightsMissing(f"There is no {FILE} in {folder.name}/; see 'neurovision diffuse export'.")

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from neurovision.commands.options import Engine, EngineChoice, Insecure, Weights
+from neurovision.serving.hub_cli import Weights
+
+NETWORKS = typer.Option(help="How the networks are run: auto, openvino, keras or reference.")
 
 
 class BatchEngine(StrEnum):
-    """Names of ``serving.batch_options.ENGINES``."""
+    """Names of ``batch.ENGINES``."""
 
     local = "local"
     ray = "ray"
@@ -26,7 +28,7 @@ def batch(
     ] = BatchEngine.local,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes or actors; as many as fit by default.")] = None,
     weights: Weights = None,
-    networks: Engine = EngineChoice.auto,
+    networks: Annotated[str, NETWORKS] = "auto",
     masks: Annotated[bool, typer.Option(help="Write masks beside the table.")] = True,
     anonymize: Annotated[
         bool, typer.Option("--anonymize", "--anonymise", help="Name sources by keyed digests instead of paths.")
@@ -38,7 +40,7 @@ def batch(
     days: Annotated[int | None, typer.Option(help="Archive: how old studies may be.")] = None,
     description: Annotated[str, typer.Option(help="Archive: what a series' description contains.")] = "",
     least_images: Annotated[int, typer.Option(help="Archive: leave out series with fewer images.")] = 8,
-    insecure: Insecure = False,
+    insecure: Annotated[bool, typer.Option("--insecure-http", help="Archive: allow plain http to another machine.")] = False,
 ) -> None:
     """Analyze an archive: a Parquet table of findings and masks, in partitions, with one machine or a Ray cluster.
 
@@ -51,9 +53,8 @@ def batch(
     from neurovision.serving.pacs import SeriesFilter, Server
 
     options = Options(
-        engine.value, workers, weights, networks.value, masks, anonymize, partition, address, cpus_per_worker,
-        gpus_per_worker,
-    )  # fmt: skip
+        engine.value, workers, weights, networks, masks, anonymize, partition, address, cpus_per_worker, gpus_per_worker
+    )
     is_archive = source.startswith(("http://", "https://"))
     server = Server.from_environment(source, insecure=insecure) if is_archive else None
     print("Listing the source ...", flush=True)

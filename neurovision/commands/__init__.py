@@ -1,1 +1,0 @@
-"""What ``neurovision`` takes: one file a group of commands, thin, with every heavy import inside its command."""
