@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
     """
-    part = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name}")
+    part = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-32:]}")  # a file system takes 255 bytes
     try:
         yield part
         with part.open("rb+") as file:

@@ -509,7 +509,7 @@ def main() -> None:
     from tests.reliability import machine, record, table
 
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    contained._preload()
+    contained.preload()
     files = corpus()
     rows, faults = [], []
     with tempfile.TemporaryDirectory(prefix="hostile-") as name:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from neurovision.ensemble.manifest import File, Manifest, Network, Training, VerdictFit, VerdictModel, Vote
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter
-from neurovision.ensemble.weights import Manifest, MemberEntry
 
 NAMES = ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet")
 SIZE = 128
@@ -45,14 +45,20 @@ class MeanOfMembers:
 
 def standin() -> Analyzer:
     """An Analyzer in the shape of the real one."""
-    members = tuple(MemberEntry(n, f"{n}.safetensors", "0" * 64, {"width": 8}, 1000, {}) for n in NAMES)
-    verdict = {
-        "mean": [0.0] * 5, "scale": [1.0] * 5, "coefficients": [1.5, 0.0, 0.0, 0.0, 0.0], "intercept": -4.0,
-        "threshold": 0.4, "fitted": {"scans": 176, "sensitivity": 0.95, "false_alarms": 0.08},
-    }  # fmt: skip
-    training = {
-        "date": "2026-01-01", "sources": ["phantom"], "member_folds": [1, 2], "vote_fold": 3,
-        "split": "none: a stand-in", "license": "MIT",
-    }  # fmt: skip
-    manifest = Manifest(Path("stand-in"), SIZE, members, {"pixels": 0}, verdict, training, "5" * 64)
+    members = tuple(
+        Network(name=n, file=f"{n}.safetensors", sha256="0" * 64, config={"width": 8}, parameters=1000) for n in NAMES
+    )
+    verdict = VerdictModel(
+        features=tuple("abcde"), mean=(0,) * 5, scale=(1,) * 5, coefficients=(1.5, 0, 0, 0, 0), intercept=-4.0,
+        threshold=0.4, fitted=VerdictFit(scans=176, sensitivity=0.95, false_alarms=0.08),
+    )  # fmt: skip
+    training = Training(
+        date="2026-01-01", sources=("phantom",), member_folds=(1, 2), vote_fold=3, split="none: a stand-in", license="MIT"
+    )
+    vote = Vote(
+        forest=File(file="forest.skops", sha256="0" * 64), boost=File(file="boost.ubj", sha256="0" * 64), pixels=0
+    )
+    manifest = Manifest(
+        folder=Path("stand-in"), size=SIZE, members=members, vote=vote, verdict=verdict, training=training, digest="5" * 64
+    )
     return Analyzer(manifest, BrightEngine(), Voter(ManualVotingClassifier([MeanOfMembers()])))

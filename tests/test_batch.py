@@ -553,5 +553,5 @@ def test_without_ray_a_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 
 def test_the_module_lists_without_keras_or_arrow():
     heavy = "('keras', 'pyarrow', 'ray', 'cv2')"
-    code = f"import sys, neurovision.serving.batch_cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, neurovision.commands.batch; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

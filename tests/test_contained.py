@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ GLIOMA = FOLDER / "glioma.png"
 @pytest.fixture
 def fresh():
     """A first process of its own, which knows this test's environment."""
-    contained.nursery.close()
-    yield contained.nursery
-    contained.nursery.close()
+    contained.readers.close()
+    yield contained.readers
+    contained.readers.close()
 
 
 def child_that(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
@@ -37,7 +36,7 @@ def child_that(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
         "if any('neurovision.scan.contained' in a for a in sys.orig_argv):\n"
-        "    import neurovision.scan.read as read, os, time, ctypes, socket, struct, json\n"
+        "    import neurovision.scan.read as read, os, time, ctypes\n"
         f"    def broken(paths, name=None):\n        {code}\n"
         "    read.read_files = broken\n"
     )
@@ -71,7 +70,7 @@ def test_refusals_come_through_word_for_word(tmp_path: Path):
 
 @pytest.mark.parametrize("code", ["ctypes.string_at(0)", "os.abort()", "os.kill(os.getpid(), 9)", "os._exit(0)"])
 def test_a_crash_is_a_sentence_and_the_next_scan_is_read(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Nursery, code: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Readers, code: str
 ):
     with monkeypatch.context() as patch:
         child_that(patch, tmp_path, code)
@@ -87,7 +86,7 @@ def test_a_crash_is_a_sentence_and_the_next_scan_is_read(
 
 @pytest.mark.parametrize("code", ["time.sleep(60)", "\n        while True: pass"])
 def test_a_hang_ends_at_the_limit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Nursery, code: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Readers, code: str
 ):
     child_that(monkeypatch, tmp_path, code)
     monkeypatch.setenv(contained.SECONDS_VARIABLE, "2")
@@ -95,7 +94,7 @@ def test_a_hang_ends_at_the_limit(
         contained.study([GLIOMA])
 
 
-def test_too_much_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Nursery):
+def test_too_much_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Readers):
     noise = np.random.default_rng(0).integers(0, 256, (3900, 4000), np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
     assert contained.study([tmp_path / "large.png"]).pixels.shape == (1, 3900, 4000, 1)
@@ -106,7 +105,7 @@ def test_too_much_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_child_can_write_no_file_and_leaves_no_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Nursery
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Readers
 ):
     out = tmp_path / "out"
     child_that(monkeypatch, tmp_path, f"open({str(out)!r}, 'w').write('x' * 100)")
@@ -121,7 +120,24 @@ def test_a_child_can_write_no_file_and_leaves_no_process(
     assert children.read_text().split() == []
 
 
-def test_the_first_process_is_started_again_when_it_was_killed(fresh: contained.Nursery):
+def test_a_child_knows_none_of_the_secrets_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: contained.Readers
+):
+    """Neither through Python nor in what the kernel keeps of the environment of it and of its server."""
+    monkeypatch.setenv("NEUROVISION_PASSWORD", "correct-horse")
+    monkeypatch.setenv("NEUROVISION_PACS_TOKEN", "battery-staple")
+    child_that(
+        monkeypatch, tmp_path,
+        "from neurovision.errors import DamagedScan; e = [open(f'/proc/{p}/environ').read() for p in "
+        "(os.getpid(), os.getppid())] if os.path.isdir('/proc/self') else []; "
+        "raise DamagedScan(' '.join([*e, *os.environ]).replace(chr(0), ' '))",
+    )  # fmt: skip
+    with pytest.raises(DamagedScan, match="PATH") as caught:
+        contained.study([GLIOMA])
+    assert "NEUROVISION" not in str(caught.value) and "correct-horse" not in str(caught.value)
+
+
+def test_the_first_process_is_started_again_when_it_was_killed(fresh: contained.Readers):
     contained.study([GLIOMA])
     first = fresh.pid
     assert first is not None
@@ -145,6 +161,8 @@ SOUND = {"shape": [1, 2, 2, 1], "source": SOURCE, "spacing": None, "affine": Non
         ({**SOUND, "source": {}}, "makes no sense"), ({**SOUND, "spacing": "x"}, "makes no sense"),
         ({**SOUND, "source": {**SOURCE, "format": "<script>"}}, "makes no sense"),
         ({**SOUND, "source": {**SOURCE, "sha256": "../.."}}, "makes no sense"),
+        ({**SOUND, "affine": [[10**400]]}, "makes no sense"), ({**SOUND, "shape": [1, 2, 2, 2]}, "broke the reader"),
+        (b"[" * 100_000, "broke the reader"), (b"no JSON", "broke the reader"), (b"", "broke the reader"),
         ({**SOUND, "affine": "x"}, "makes no sense"), ({**SOUND, "warnings": 7}, "makes no sense"),
     ],
 )  # fmt: skip
@@ -152,12 +170,13 @@ def test_a_forged_answer_is_refused(monkeypatch: pytest.MonkeyPatch, told: Any, 
     """As if a decoder's bug had let a file take over its child."""
     kept = []
 
-    def forge(self: contained.Nursery, theirs: socket.socket) -> None:
-        body = json.dumps(told).encode()
+    def forge(self: contained.Readers, theirs: socket.socket) -> None:
         kept.append(theirs.dup())
-        theirs.send(struct.pack("<I", len(body)) + body + np.full(4, np.nan, np.float32).tobytes())
+        body = told if isinstance(told, bytes) else json.dumps(told).encode()
+        theirs.send(body + b"\n" + np.full(4, np.nan, np.float32).tobytes())
+        theirs.shutdown(socket.SHUT_WR)
 
-    monkeypatch.setattr(contained.Nursery, "_send", forge)
+    monkeypatch.setattr(contained.Readers, "_send", forge)
     with pytest.raises(ScanError, match=words) as caught:
         contained.study([GLIOMA])
     assert "\n" not in str(caught.value)

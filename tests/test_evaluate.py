@@ -15,8 +15,8 @@ from PIL import Image
 
 from neurovision.classes import BY_KEY, TUMORS
 from neurovision.ensemble.findings import Findings, MemberFinding
+from neurovision.ensemble.manifest import File, Manifest, Network, Training, VerdictModel, Vote
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import DataError
 from neurovision.evaluation import card as cards
 from neurovision.evaluation import evaluate as evaluating
@@ -85,13 +85,16 @@ def write_data(root: Path) -> Path:
 MANIFEST = Manifest(
     folder=Path(),
     size=160,
-    members=tuple(MemberEntry(n, f"{n}.safetensors", "ab" * 32, {"width": 8}, 1234, {}) for n in ("unet", "dgnet")),
-    vote={},
-    verdict={"threshold": 0.5},
-    training={
-        "date": "2026-01-02", "sources": ["figshare", "healthy", "lgg", "navoneel"], "member_folds": [1, 2],
-        "vote_fold": 3, "refitted": {"unet": [1, 2, 3]}, "split": "whole folds by patient", "license": "CC BY-NC-SA 4.0",
-    },
+    members=tuple(
+        Network(name=n, file=f"{n}.safetensors", sha256="ab" * 32, config={"width": 8}, parameters=1234)
+        for n in ("unet", "dgnet")
+    ),
+    vote=Vote(forest=File(file="forest.skops", sha256="0" * 64), boost=File(file="boost.ubj", sha256="0" * 64), pixels=0),
+    verdict=VerdictModel(features=(), mean=(), scale=(), coefficients=(), intercept=0, threshold=0.5),
+    training=Training(
+        date="2026-01-02", sources=("figshare", "healthy", "lgg", "navoneel"), member_folds=(1, 2), vote_fold=3,
+        refitted={"unet": (1, 2, 3)}, split="whole folds by patient", license="CC BY-NC-SA 4.0",
+    ),
     digest="f" * 64,
 )  # fmt: skip
 
@@ -240,7 +243,7 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path, reader: Reader, 
 
 
 def test_a_fold_that_was_fitted_on_is_marked(data: Path, tmp_path: Path, reader: Reader):
-    reader.manifest = replace(MANIFEST, training={**MANIFEST.training, "vote_fold": 4})
+    reader.manifest = replace(MANIFEST, training=replace(MANIFEST.training, vote_fold=4))
     assert run(data, tmp_path)["about"]["unseen"] is False
     assert "not of unseen patients" in (tmp_path / "out" / "evaluation.md").read_text()
 
@@ -314,7 +317,7 @@ def table_rows(text: str, after: str, columns: int) -> list[list[str]]:
 
 
 def test_a_card_without_lgg_has_no_non_commercial_terms(result: dict):
-    free = {**MANIFEST.training, "sources": ["figshare", "healthy", "navoneel"], "license": "CC BY 4.0"}
+    free = replace(MANIFEST.training, sources=("figshare", "healthy", "navoneel"), license="CC BY 4.0")
     text = cards.card(replace(MANIFEST, training=free), result)
     assert "license: cc-by-4.0" in text and "NonCommercial" not in text and "CC BY-NC-SA" not in text
     assert "TCGA-LGG" not in text
@@ -328,7 +331,7 @@ def test_a_card_is_refused_for_figures_that_are_not_its_own(
     if what == "other weights":
         reader.manifest = replace(MANIFEST, digest="e" * 64)
     if what == "seen":
-        reader.manifest = replace(MANIFEST, training={**MANIFEST.training, "member_folds": [1, 4]})
+        reader.manifest = replace(MANIFEST, training=replace(MANIFEST.training, member_folds=(1, 4)))
     if what != "missing":
         run(data, tmp_path, limit=2 if what == "trial" else None)
     with pytest.raises(DataError, match="neurovision evaluate"):

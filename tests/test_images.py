@@ -129,6 +129,7 @@ def test_read_names_a_missing_file(tmp_path):
 
 def test_folders_are_expanded_in_order(tmp_path):
     (tmp_path / "sub").mkdir()
-    for name in ("b.png", "sub/a.jpg", "notes.txt"):
+    for name in ("b.png", "sub/a.jpg"):
         (tmp_path / name).write_bytes(encode(Image.fromarray(gray()), "JPEG" if name.endswith("jpg") else "PNG"))
+    (tmp_path / "notes.txt").write_text("Dear colleague")
     assert [p.name for p in find_scans([tmp_path])] == ["b.png", "a.jpg"]

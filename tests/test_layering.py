@@ -18,6 +18,7 @@ ROOMS = (
     ("evaluation",),
     ("views",),
     ("serving",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

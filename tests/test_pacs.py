@@ -22,10 +22,10 @@ from dicom_builder import NAME, head, oblique, stored, write_series
 from truth import TruthAnalyzer
 from typer.testing import CliRunner
 
+from neurovision.commands.pacs import pacs_app
 from neurovision.errors import PacsError
 from neurovision.scan.read import read
 from neurovision.serving.pacs import Ledger, Pacs, SeriesEntry, SeriesFilter, Server, analyze_series, watch
-from neurovision.serving.pacs_cli import pacs_app
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 PASSWORD = "correct-horse"

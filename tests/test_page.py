@@ -23,7 +23,8 @@ from PIL import Image
 from standin import standin
 
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
-from neurovision.ensemble.weights import DEFAULT, FILE, Manifest, MemberEntry
+from neurovision.ensemble.manifest import Network, Networks
+from neurovision.ensemble.weights import DEFAULT, FILE
 from neurovision.errors import WeightsMissing
 from neurovision.scan.phantom import phantom, phantom_volume
 from neurovision.scan.read import read
@@ -38,7 +39,7 @@ CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 GLIOMA, HEALTHY = str(FOLDER / "glioma.png"), str(FOLDER / "healthy.png")
 
 
-def tiny_unet(entry: MemberEntry, manifest: Manifest) -> keras.Model:
+def tiny_unet(entry: Network, manifest: Networks) -> keras.Model:
     from neurovision.segmenters import build
 
     return build("unet", (manifest.size, manifest.size, 1), width=4)

@@ -10,7 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from neurovision.classes import FIRST_TUMOR
-from neurovision.cli import EngineChoice, app
+from neurovision.cli import app
+from neurovision.commands.options import EngineChoice
 from neurovision.ensemble.engine import ENGINES
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.study import Source, Study

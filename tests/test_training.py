@@ -23,7 +23,7 @@ def folder(tmp_path):
     root = tmp_path / "data"
     kinds = {
         "figshare": ("glioma", "meningioma", "pituitary"), "lgg": ("glioma", "none"), "navoneel": ("tumor", "none"),
-        "healthy": ("none",),
+        "healthy": ("none",), "brats": ("glioma", "none"), "ms": ("none",),
     }  # fmt: skip
     seed = 0
     for source in SOURCES:
@@ -38,10 +38,11 @@ def folder(tmp_path):
                 image = f"images/{seed}.png"
                 Image.fromarray(np.dstack([gray // 2, gray, gray]) if source == "lgg" else gray).save(root / source / image)
                 mask = ""
-                if source in ("figshare", "lgg"):
+                if source in ("figshare", "lgg", "brats"):
                     mask = f"masks/{seed}.png"
                     Image.fromarray((truth > 1).astype(np.uint8) * 255).save(root / source / mask)
-                rows.append({"id": seed, "image": image, "patient": f"p{seed}", "label": label, "fold": fold, "mask": mask})
+                row = {"id": seed, "image": image, "patient": f"p{seed}", "label": label, "fold": fold, "mask": mask}
+                rows.append(row | ({"sequence": "T2"} if source in ("brats", "ms") else {}))
         with (root / source / "index.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -277,7 +278,7 @@ class TestTraining:
             stack.stack(folder, runs, tmp_path / "weights", 2, ["unet"])
         stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None)
         manifest = load_manifest(tmp_path / "weights")
-        assert manifest.training["member_folds"] == [1, 2] and manifest.training["refitted"] == {"unet": [1, 2, 3]}
+        assert manifest.training.member_folds == (1, 2) and manifest.training.refitted == {"unet": (1, 2, 3)}
         assert loaded[0] != loaded[1] == [m.sha256 for m in manifest.members], "fitted on the first, shipped the second"
         assert not list(tmp_path.glob(".weights-*"))
         findings = Analyzer.load(tmp_path / "weights", "keras").analyze(phantom("glioma", 0)[0])
@@ -291,8 +292,8 @@ class TestTraining:
         analyzer = Analyzer.load(tmp_path / "weights", "openvino")
         told = analyzer.manifest
         assert told.size == 64, "the classifier's, which is larger than the member's"
-        assert told.classifier is not None and told.familiar is not None and len(told.verdict["coefficients"]) == 6
-        assert 0 <= told.verdict["type_weight"] <= 1 and told.familiar["warn"] <= told.familiar["refuse"]
+        assert told.classifier is not None and told.out_of_distribution is not None and len(told.verdict.coefficients) == 6
+        assert told.out_of_distribution.warn <= told.out_of_distribution.refuse
         canvases = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
         fast, plain = (e.classify(canvases) for e in (analyzer.engine, load_engine(told, "reference")))
         for a, b in zip(fast, plain, strict=True):
@@ -329,7 +330,7 @@ class TestTraining:
             model.save_weights(lender / name)
         with pytest.raises(DataError, match="folds 2 too; this run is to see 1 only"):
             fit.train(borrowed, folder, (1,), 3, tmp_path / "another", verbose=0)
-        with pytest.raises(DataError, match="sources lgg too"):
+        with pytest.raises(DataError, match="sources brats, lgg, ms too"):
             fit.train(borrowed, folder, (1, 2), 3, tmp_path / "free", ("figshare", "navoneel", "healthy"), verbose=0)
         final = fit.train(borrowed, folder, (1, 2), 3, tmp_path / "linknet", verbose=0)
         keras.utils.clear_session()
@@ -381,8 +382,9 @@ class TestOriginals:
         for name in ("yes", "no", "notumor"):
             (source / name).mkdir()
             gray.save(source / name / "Y 1.jpg")
-        assert prepare_originals(source, tmp_path / "out") == list(SOURCES)
-        items = load_index(tmp_path / "out")
+        prepared = prepare_originals(source, tmp_path / "out")
+        assert prepared == ["figshare", "lgg", "navoneel", "healthy"]
+        items = load_index(tmp_path / "out", prepared)
         figshare = [i for i in items if i.source == "figshare"]
         assert [i.fold for i in figshare] == [1, 2, 3, 4, 5] and figshare[0].label == "pituitary"
         assert np.array_equal(figshare[0].truth(), truth > 1)

@@ -10,6 +10,7 @@ import pytest
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.features import pixel_features
+from neurovision.ensemble.manifest import VerdictModel
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Voter
@@ -17,7 +18,6 @@ from neurovision.ensemble.weights import DEFAULT, load_manifest
 from neurovision.errors import ModelError, WeightsMissing, WeightsTampered
 from neurovision.scan.phantom import phantom
 from neurovision.scan.prepare import prepare, standardize
-from neurovision.training import diffusion
 
 
 class Fixed:
@@ -118,7 +118,9 @@ def test_verdict_features_by_hand():
 
 
 def test_probability_is_a_logistic_regression():
-    model = {"mean": [1.0, 0.0], "scale": [2.0, 1.0], "coefficients": [1.0, -1.0], "intercept": 0.5}
+    model = VerdictModel(
+        features=("a", "b"), mean=(1, 0), scale=(2, 1), coefficients=(1, -1), intercept=0.5, threshold=0.5
+    )
     assert tumor_probability(np.array([3.0, 1.0]), model) == pytest.approx(1 / (1 + np.exp(-0.5)))
 
 
@@ -167,25 +169,24 @@ class TestManifest:
 
     def test_shipped_files_have_their_digests_and_sizes(self):
         manifest = load_manifest()
-        for m in manifest.members:
-            assert manifest.path(m.file, m.sha256).stat().st_size < 10_000_000
-        for part in ("forest", "boost"):
-            assert manifest.path(**manifest.vote[part]).stat().st_size < 10_000_000
+        assert all(len(manifest.read(file)) < 10_000_000 for file in manifest.files)
         assert sum(p.stat().st_size for p in DEFAULT.iterdir()) < 80_000_000
 
     def test_every_file_is_listed(self):
         manifest = load_manifest()
-        assert manifest.classifier is not None and manifest.familiar is not None
-        listed = {m.file for m in (*manifest.members, manifest.classifier)} | {manifest.familiar["file"]}
-        listed |= {manifest.vote[p]["file"] for p in ("forest", "boost")}
-        if (DEFAULT / diffusion.FILE).is_file():
-            listed |= {diffusion.FILE, json.loads((DEFAULT / diffusion.FILE).read_text())["file"]}
-        assert {p.name for p in DEFAULT.iterdir() if p.name != "cache"} == listed | {"manifest.json"}
+        assert manifest.classifier is not None and manifest.out_of_distribution is not None
+        there = {p.name for p in DEFAULT.iterdir() if p.name not in ("cache", "diffusion.json")}
+        assert there == {f.file for f in manifest.files} | {"manifest.json"}
 
     @pytest.mark.parametrize(
-        "file", ["unet.safetensors", "efficientnetlite0.safetensors", "familiar.safetensors", "forest.skops", "boost.ubj"]
+        "of",
+        [
+            lambda m: m.members[0], lambda m: m.classifier, lambda m: m.out_of_distribution, lambda m: m.vote.forest,
+            lambda m: m.vote.boost,
+        ],
     )
-    def test_a_changed_byte_is_refused(self, copy, file):
+    def test_a_changed_byte_is_refused(self, copy, of):
+        file = of(load_manifest(copy)).file
         data = bytearray((copy / file).read_bytes())
         data[len(data) // 2] ^= 1
         (copy / file).write_bytes(data)

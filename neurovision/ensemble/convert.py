@@ -6,18 +6,19 @@ nor swells the one that serves.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurovision.ensemble.engine import CLASSIFIER_GRAPH, GRAPH, load_classifier, load_member, openvino
-from neurovision.ensemble.weights import Manifest, load_manifest
+from neurovision.ensemble.manifest import Networks
 
 if TYPE_CHECKING:
     import keras
 
 
-def convert(manifest: Manifest, folder: Path) -> None:
+def convert(manifest: Networks, folder: Path) -> None:
     """Write the graph and its constants, the same for every processor, into an empty folder.
 
     The graph takes float32 ``(N, size, size, 1)`` and gives float32 ``(N, M * 5, size, size)``: softmax over five
@@ -81,4 +82,4 @@ def _with_softmax(model: Any, logits: list[bool]) -> Any:
 
 
 if __name__ == "__main__":
-    convert(load_manifest(Path(sys.argv[1])), Path(sys.argv[2]))
+    convert(Networks.from_json(json.load(sys.stdin), Path(sys.argv[1])), Path(sys.argv[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import re
@@ -17,8 +18,8 @@ import numpy as np
 
 from neurovision.classes import CLASSES
 from neurovision.ensemble.cache import kept, versions
+from neurovision.ensemble.manifest import Network, Networks
 from neurovision.ensemble.precision import precision
-from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import ModelError, WeightsTampered
 from neurovision.machine import cores
 
@@ -83,7 +84,7 @@ def classify_both_ways(engine: Engine, canvases: np.ndarray) -> tuple[np.ndarray
     return answers, features
 
 
-def load_engine(manifest: Manifest, choice: str = "auto") -> Engine:
+def load_engine(manifest: Networks, choice: str = "auto") -> Engine:
     """Choose and load an engine: ``auto`` is Keras on a GPU and OpenVINO on a CPU, or Keras where that fails.
 
     Args:
@@ -125,7 +126,7 @@ def has_gpu() -> bool:
     return not hidden and shutil.which("nvidia-smi") is not None and device() == "GPU"
 
 
-def load_member(entry: MemberEntry, manifest: Manifest) -> keras.Model:
+def load_member(entry: Network, manifest: Networks) -> keras.Model:
     """Build one member and fill in its shipped weights.
 
     Raises:
@@ -134,11 +135,11 @@ def load_member(entry: MemberEntry, manifest: Manifest) -> keras.Model:
     from neurovision.segmenters import build
 
     model = build(entry.name, (manifest.size, manifest.size, 1), **entry.config)
-    fill(model, manifest.folder / entry.file, manifest.read(entry.file, entry.sha256))
+    fill(model, manifest.folder / entry.file, manifest.read(entry))
     return model
 
 
-def load_classifier(manifest: Manifest) -> keras.Model:
+def load_classifier(manifest: Networks) -> keras.Model:
     """Build the set's classifier with its shipped weights; outputs as of :meth:`Engine.classify`.
 
     Raises:
@@ -153,7 +154,7 @@ def load_classifier(manifest: Manifest) -> keras.Model:
     if entry is None:
         raise ModelError("This set of weights has no classifier; stack one with the members.")
     model = build(entry.name, (manifest.size, manifest.size, 1), **entry.config)
-    fill(model, manifest.folder / entry.file, manifest.read(entry.file, entry.sha256))
+    fill(model, manifest.folder / entry.file, manifest.read(entry))
     return keras.Model(model.input, [model.output, model.get_layer("pool").output])
 
 
@@ -207,10 +208,9 @@ class OpenVinoEngine:
 
     device = "CPU"
 
-    def __init__(self, manifest: Manifest) -> None:
-        for entry in (*manifest.members, manifest.classifier):
-            if entry is not None:
-                manifest.path(entry.file, entry.sha256)
+    def __init__(self, manifest: Networks) -> None:
+        for entry in manifest.networks:
+            manifest.read(entry)
         self._shape = (manifest.size, manifest.size)
         self._members = len(manifest.members)
         self._lock = threading.Lock()  # requests hold their own input and output
@@ -278,7 +278,7 @@ class OpenVinoEngine:
         return self._core.compile_model(model, "CPU", settings)
 
 
-def _converted(manifest: Manifest) -> dict[str, bytes]:
+def _converted(manifest: Networks) -> dict[str, bytes]:
     """The members as an OpenVINO graph and its constants, for any processor; made in a process of its own.
 
     Raises:
@@ -292,7 +292,7 @@ def _converted(manifest: Manifest) -> dict[str, bytes]:
         files += [package / "neurovision" / "classifiers" / f for f in ("_blocks.py", f"{manifest.classifier.name}.py")]
         names += [CLASSIFIER_GRAPH, CLASSIFIER_CONSTANTS]
     code = "".join(f.read_text() for f in files)
-    members = [f"{m.name} {m.sha256} {m.config}" for m in (*manifest.members, manifest.classifier) if m is not None]
+    members = [f"{m.name} {m.sha256} {m.config}" for m in manifest.networks]
     made_with = versions("openvino", "keras", "tensorflow", "tensorflow-cpu")
     facts = [str(manifest.size), *members, code, *made_with]
 
@@ -303,7 +303,8 @@ def _converted(manifest: Manifest) -> dict[str, bytes]:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
         }  # fmt: skip
         command = [sys.executable, "-m", "neurovision.ensemble.convert", str(manifest.folder.resolve()), str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        told = json.dumps(manifest.to_json())  # not read again from the folder, where it may have changed
+        done = subprocess.run(command, input=told, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             log.debug("converting ended with %d: %s", done.returncode, done.stderr[-2000:])
             raise ModelError("OpenVINO could not convert the networks.")
@@ -314,7 +315,7 @@ def _converted(manifest: Manifest) -> dict[str, bytes]:
 class KerasEngine:
     """All members in one compiled Keras graph."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Networks) -> None:
         import keras
 
         members = [load_member(m, manifest) for m in manifest.members]
@@ -337,7 +338,7 @@ class KerasEngine:
 class ReferenceEngine:
     """Member after member, eagerly in float32: slow and plain, what the other engines are compared with."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Networks) -> None:
         self.members = tuple(load_member(m, manifest) for m in manifest.members)
         self.classifier = None if manifest.classifier is None else load_classifier(manifest)
         self.device = device()

@@ -12,12 +12,13 @@ import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways
-from neurovision.ensemble.familiar import Familiar
 from neurovision.ensemble.features import disagreement, tumor_threshold
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
+from neurovision.ensemble.manifest import Manifest
+from neurovision.ensemble.out_of_distribution import OutOfDistribution
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
-from neurovision.ensemble.weights import Manifest, load_manifest
+from neurovision.ensemble.weights import load_manifest
 from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.study import Study
 from neurovision.segmenters import title_of
@@ -42,7 +43,7 @@ class _Batch:
         readable: Positions of those that are not refused.
         softmax: float32 ``(M, len(readable), size, size, 5)``, or None where nothing is readable.
         answers: The classifier's, float32 ``(len(readable), 5)``, or None without one.
-        strange: How strange each readable slice is, see ``familiar.strangeness``, or None without a classifier.
+        scores: Out-of-distribution score of each readable slice, or None without a classifier.
         timing: Milliseconds a slice, by stage.
     """
 
@@ -53,7 +54,7 @@ class _Batch:
     readable: list[int]
     softmax: np.ndarray | None
     answers: np.ndarray | None
-    strange: np.ndarray | None
+    scores: np.ndarray | None
     timing: dict[str, float]
 
 
@@ -62,7 +63,7 @@ class Analyzer:
 
     def __init__(self, manifest: Manifest, engine: Engine, voter: Voter) -> None:
         self.manifest, self.engine, self.voter = manifest, engine, voter
-        self._familiar = Familiar.load(manifest)
+        self._outside = OutOfDistribution.load(manifest)
         self._titles = tuple(title_of(m.name, m.config) for m in manifest.members)
 
     @classmethod
@@ -123,20 +124,20 @@ class Analyzer:
         start = perf_counter()
         grays = [study.gray(i) for i in indices]
         canvases = [prepare(g, self.manifest.size) for g in grays]
-        classified = self._familiar is not None
+        classified = self._outside is not None
         reasons = [refusal(g, c, classified) for g, c in zip(grays, canvases, strict=True)]
         readable = [k for k, reason in enumerate(reasons) if reason is None]
         standard = {k: standardize(canvases[k].pixels) for k in readable}
         prepared = perf_counter()
-        softmax = answers = strange = None
-        if self._familiar is not None and readable:
+        softmax = answers = scores = None
+        if self._outside is not None and readable:
             answers, features = classify_both_ways(self.engine, np.stack([standard[k] for k in readable]))
-            strange = self._familiar.strangeness(answers, features)
-            known = strange < self._familiar.refuse
+            scores = self._outside.score(answers, features)
+            known = scores < self._outside.refuse
             for k in (k for k, is_known in zip(readable, known, strict=True) if not is_known):
                 reasons[k] = NOT_A_BRAIN
             readable = [k for k in readable if reasons[k] is None]
-            answers, strange = answers[known], strange[known]
+            answers, scores = answers[known], scores[known]
         if readable:
             softmax = predict_both_ways(self.engine, np.stack([standard[k] for k in readable]))
         done = perf_counter()
@@ -144,7 +145,7 @@ class Analyzer:
             "prepare": (prepared - start) * 1e3 / len(indices),
             "networks": (done - prepared) * 1e3 / max(len(readable), 1),
         }
-        return _Batch(indices, grays, canvases, reasons, readable, softmax, answers, strange, timing)
+        return _Batch(indices, grays, canvases, reasons, readable, softmax, answers, scores, timing)
 
     def _finish(self, study: Study, batch: _Batch) -> Iterator[Findings]:
         """Vote on a batch and measure its slices one by one."""
@@ -160,9 +161,9 @@ class Analyzer:
             else:
                 n = batch.readable.index(k)
                 answers = None if batch.answers is None else batch.answers[n]
-                strange = None if batch.strange is None else float(batch.strange[n])
+                score = None if batch.scores is None else float(batch.scores[n])
                 yield self._findings(
-                    study, index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], answers, strange, timing
+                    study, index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], answers, score, timing
                 )
 
     def _rejected(self, study: Study, index: int, gray: np.ndarray, reason: str, timing: dict[str, float]) -> Findings:
@@ -182,12 +183,12 @@ class Analyzer:
         softmax: np.ndarray,
         vote: np.ndarray,
         answers: np.ndarray | None,
-        strange: float | None,
+        score: float | None,
         timing: dict[str, float],
     ) -> Findings:
         start = perf_counter()
         size = canvas.size
-        types = type_probabilities(vote, answers, float(self.manifest.verdict.get("type_weight", 0.0)))
+        types = type_probabilities(vote, answers, self.manifest.verdict.type_weight)
         vote = retyped(vote, types)
         planes = np.stack([canvas.restore(vote[..., c.index], float(c is BACKGROUND)) for c in CLASSES])
         tumor_map = planes[FIRST_TUMOR:].sum(0)
@@ -197,13 +198,13 @@ class Analyzer:
         # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
         features = verdict_features(member_maps.mean(0), member_grids.sum((1, 2)), differ, answers)
         probability = tumor_probability(features, self.manifest.verdict)
-        threshold = float(self.manifest.verdict["threshold"])
+        threshold = self.manifest.verdict.threshold
         warnings = study.warnings
-        if self._familiar is not None and strange is not None and strange >= self._familiar.warn:
+        if self._outside is not None and score is not None and score >= self._outside.warn:
             # Towards the threshold, so that doubt lowers confidence and turns no verdict over.
-            probability += (threshold - probability) * self._familiar.doubt(strange)
+            probability += (threshold - probability) * self._outside.doubt(score)
             warnings += (UNFAMILIAR,)
-        if self._familiar is not None and not canvas.found:
+        if self._outside is not None and not canvas.found:
             warnings += ("No head stands out from the background: the whole picture was read.",)
         positive = probability >= threshold
         marked_from = self._marked_from(vote[..., FIRST_TUMOR:].sum(-1), positive)
@@ -251,8 +252,8 @@ class Analyzer:
 
     def _marked_from(self, tumor: np.ndarray, positive: bool) -> float:
         """The probability from which a slice's pixels are marked; sets that fitted no share mark from 0.5."""
-        share = self.manifest.verdict.get("mask_share")
-        return tumor_threshold(tumor, float(share)) if positive and share is not None else 0.5
+        share = self.manifest.verdict.mask_share
+        return tumor_threshold(tumor, share) if positive and share is not None else 0.5
 
 
 def restore_labels(canvas: Canvas, probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from neurovision.classes import FIRST_TUMOR, TUMORS
+from neurovision.ensemble.manifest import VerdictModel
 from neurovision.scan.prepare import Canvas
 
 FEATURES = ("log_area", "peak", "top_mean", "members_positive", "disagreement", "classifier")
@@ -43,10 +43,10 @@ def verdict_features(
     return np.array(found)
 
 
-def tumor_probability(features: np.ndarray, model: dict[str, Any]) -> float:
+def tumor_probability(features: np.ndarray, model: VerdictModel) -> float:
     """Logistic regression with the manifest's coefficients, in [0, 1]."""
-    z = (features - np.asarray(model["mean"])) / np.asarray(model["scale"])
-    return 1 / (1 + math.exp(-float(np.clip(z @ np.asarray(model["coefficients"]) + model["intercept"], -30, 30))))
+    z = (features - np.asarray(model.mean)) / np.asarray(model.scale)
+    return 1 / (1 + math.exp(-float(np.clip(z @ np.asarray(model.coefficients) + model.intercept, -30, 30))))
 
 
 def pixel_types(probabilities: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from neurovision.classes import BACKGROUND, CLASSES, HEAD, TUMORS
 from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.features import label_map
-from neurovision.ensemble.weights import Manifest
+from neurovision.ensemble.manifest import Manifest
 from neurovision.errors import WeightsTampered
 from neurovision.machine import cores
 
@@ -69,8 +69,8 @@ class Forest:
         What skops reads is kept as plain arrays: importing skops, which imports every kind of estimator, takes
         longer than everything else of a start.
         """
-        data = manifest.read(**manifest.vote["forest"])
-        facts = [manifest.vote["forest"]["sha256"], *versions("scikit-learn", "numpy")]
+        data = manifest.read(manifest.vote.forest)
+        facts = [manifest.vote.forest.sha256, *versions("scikit-learn", "numpy")]
         files = kept(manifest.folder, facts, ["forest.npz"], lambda folder: _keep_forest(data, folder / "forest.npz"))
         from sklearn.tree._tree import Tree
 
@@ -157,7 +157,7 @@ class Voter:
         from xgboost import XGBClassifier
 
         boost = XGBClassifier()
-        boost.load_model(bytearray(manifest.read(**manifest.vote["boost"])))
+        boost.load_model(bytearray(manifest.read(manifest.vote.boost)))
         boost.set_params(n_jobs=1)  # each core asks for pixels of its own
         return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost), *blend(manifest)]))
 
@@ -201,7 +201,7 @@ class Voter:
 
 def blend(manifest: Manifest) -> list[Blend]:
     """The weighted mean, where the set holds one."""
-    return [Blend(manifest.vote["members"])] if "members" in manifest.vote else []
+    return [Blend(manifest.vote.members)] if manifest.vote.members else []
 
 
 def decided(mean: np.ndarray) -> np.ndarray:

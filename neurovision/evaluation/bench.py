@@ -28,9 +28,9 @@ from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.cache import versions
 from neurovision.ensemble.engine import Engine, KerasEngine, ReferenceEngine, has_gpu, predict_both_ways
 from neurovision.ensemble.features import label_map, pixel_features
+from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, blend, load_forest
-from neurovision.ensemble.weights import Manifest
 from neurovision.errors import DataError
 from neurovision.machine import cores, processor
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
@@ -112,8 +112,8 @@ class NaiveVoter(Voter):
         from xgboost import XGBClassifier
 
         boost = XGBClassifier()
-        boost.load_model(manifest.path(**manifest.vote["boost"]))
-        forest = load_forest(manifest.path(**manifest.vote["forest"]))
+        boost.load_model(bytearray(manifest.read(manifest.vote.boost)))
+        forest = load_forest(manifest.read(manifest.vote.forest))
         forest.set_params(n_jobs=None)
         super().__init__(ManualVotingClassifier([forest, boost, *blend(manifest)]))
 

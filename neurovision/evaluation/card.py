@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurovision.ensemble.weights import Manifest, load_manifest
+from neurovision.ensemble.manifest import Manifest
+from neurovision.ensemble.weights import load_manifest
 from neurovision.errors import DataError
 from neurovision.evaluation.measure import VOTE
 from neurovision.evaluation.report import figure, percent, table, went_on
@@ -113,7 +114,7 @@ def write_card(weights: Path | None, evaluation: Path, out: Path) -> Path:
 
 def card(manifest: Manifest, result: dict[str, Any]) -> str:
     """The card's text: YAML head of the Hugging Face Hub, then Markdown."""
-    sources = manifest.training["sources"]
+    sources = manifest.training.sources
     parts = [
         f"---\n{_head(manifest, result)}\n---\n",
         f"# {NAME}\n",
@@ -129,9 +130,9 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
             ("data set", "origin", "license", "holds", "used for"),
             [(f"{s}: {d.title}", d.origin, d.license, d.holds, d.used) for s, d in DATA.items() if s in sources],
         ),
-        f"Split: {manifest.training['split']}. Members: folds {', '.join(map(str, manifest.training['member_folds']))}; "
-        f"vote, verdict and refusal: fold {manifest.training['vote_fold']}; "
-        f"{went_on(manifest.training.get('refitted', {}))}phantoms, drawn by the project, are mixed in.\n",
+        f"Split: {manifest.training.split}. Members: folds {', '.join(map(str, manifest.training.member_folds))}; "
+        f"vote, verdict and refusal: fold {manifest.training.vote_fold}; "
+        f"{went_on(manifest.training.refitted)}phantoms, drawn by the project, are mixed in.\n",
         "### Terms of the weights\n",
         (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",
         _figures(result),
@@ -145,7 +146,7 @@ def _head(manifest: Manifest, result: dict[str, Any]) -> str:
 
     data = ModelCardData(
         language="en",
-        license=manifest.training["license"].lower().replace(" ", "-"),
+        license=manifest.training.license.lower().replace(" ", "-"),
         library_name="keras",
         pipeline_tag="image-segmentation",
         tags=["medical-imaging", "mri", "brain-tumor", "image-segmentation", "ensemble", "research-only"],
@@ -197,7 +198,7 @@ def _members(manifest: Manifest) -> str:
     return (
         "## Networks\n\n" + table(head, rows) + "\nEach member reads one gray slice, the head cropped onto "
         f"{size} x {size} pixels, and gives five classes: air, healthy head, glioma, meningioma, pituitary tumor. "
-        f"Manifest `{manifest.digest[:12]}`, trained {manifest.training['date']}.\n"
+        f"Manifest `{manifest.digest[:12]}`, trained {manifest.training.date}.\n"
     )
 
 

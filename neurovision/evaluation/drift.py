@@ -38,9 +38,9 @@ def measure(data: Path, every: int = 10, out: Path = REFERENCE) -> Counts:
     """
     analyzer = Analyzer.load()
     training = analyzer.manifest.training
-    items = [i for s in training["sources"] for i in load_index(data, [s], training["member_folds"])[::every]]
+    items = [i for s in training.sources for i in load_index(data, [s], training.member_folds)[::every]]
     counts = count(analyzer, items)
-    told = {"scans": len(items), "folds": training["member_folds"], "weights": analyzer.manifest.digest[:12]}
+    told = {"scans": len(items), "folds": list(training.member_folds), "weights": analyzer.manifest.digest[:12]}
     write(out, json.dumps({**told, "counts": counts}, indent=1) + "\n")
     return counts
 

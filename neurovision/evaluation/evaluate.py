@@ -69,7 +69,7 @@ def evaluate(
     analyzer = Analyzer.load(weights, engine)
     members = [m.name for m in analyzer.manifest.members]
     rows = measure_all(analyzer, items, engine, work)
-    summary = summarize(rows, members, float(analyzer.manifest.verdict["threshold"]))
+    summary = summarize(rows, members, analyzer.manifest.verdict.threshold)
     refusal = measure_refusal(analyzer, [item.gray() for item in thin(items, SPOILED)])
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = draw_all(rows, summary, members, out_dir)
@@ -103,9 +103,6 @@ def thin(items: list[Item], limit: int | None) -> list[Item]:
 def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources: Sequence[str]) -> dict[str, Any]:
     """What was measured, on what, with what."""
     training = analyzer.manifest.training
-    fitted = {*training.get("member_folds", ()), training.get("vote_fold")}
-    refitted = training.get("refitted", {})
-    fitted.update(*refitted.values())
     command = f"neurovision evaluate --fold {fold}"
     if tuple(sources) != SOURCES:
         command += "".join(f" --source {s}" for s in sources)
@@ -115,13 +112,13 @@ def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources
         "date": datetime.date.today().isoformat(),
         "command": command,
         "fold": fold,
-        "unseen": fold not in fitted,
+        "unseen": fold not in training.fitted_folds,
         "trial": limit is not None,
-        "split": training.get("split"),
-        "member_folds": training.get("member_folds"),
-        "vote_fold": training.get("vote_fold"),
-        "refitted": refitted,
-        "mask_share": analyzer.manifest.verdict.get("mask_share"),
+        "split": training.split,
+        "member_folds": list(training.member_folds),
+        "vote_fold": training.vote_fold,
+        "refitted": {name: list(folds) for name, folds in training.refitted.items()},
+        "mask_share": analyzer.manifest.verdict.mask_share,
         "members": [m.name for m in analyzer.manifest.members],
         "weights": analyzer.manifest.digest,
         "engine": engine,

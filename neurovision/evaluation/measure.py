@@ -143,7 +143,7 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         uncertainty, wrong = _pixels(findings, truth, _key(item))
     return Row(
         key=_key(item),
-        source="lgg_t1c" if item.sequence == "T1c" else item.source,
+        source="lgg_t1c" if item.source == "lgg" and item.sequence == "T1c" else item.source,
         patient=item.patient,
         label=item.label,
         rejected=findings.status == "rejected",

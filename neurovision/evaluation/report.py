@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neurovision.evaluation.measure import VERDICT, VOTE
@@ -76,7 +76,7 @@ def _opening(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n" + table(("data set", "scans", "with tumor", "patients", "rejected"), scans)
 
 
-def went_on(refitted: dict[str, list[int]]) -> str:
+def went_on(refitted: Mapping[str, Sequence[int]]) -> str:
     """Which networks were trained on the vote's fold too, once the vote was fitted: half a sentence, or nothing."""
     if not refitted:
         return ""
@@ -84,7 +84,7 @@ def went_on(refitted: dict[str, list[int]]) -> str:
     return f"after that {', '.join(refitted)} went on to train on folds {' and '.join(sorted(folds))}; "
 
 
-def _list(values: list[int] | None) -> str:
+def _list(values: Sequence[int] | None) -> str:
     return ", ".join(map(str, values)) if values else "unknown"
 
 

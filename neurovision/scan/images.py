@@ -15,7 +15,6 @@ from neurovision.scan.intensity import LARGEST
 from neurovision.scan.study import Source, Study
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 MAX_PIXELS = 16_000_000
 MAX_BYTES = 64_000_000
 MIN_SIDE = 32

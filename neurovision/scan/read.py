@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 from neurovision.scan import images, nifti
+from neurovision.scan.names import PACKED, PICTURES, VOLUMES, shown, stems_of, told_apart
+from neurovision.scan.sniff import HEAD, Kind, kind_of, sniff
 from neurovision.scan.study import Study
 
-HEAD = 64 * 1024  # bytes that tell a format
 MAX_FILES = 4096  # of a folder or an upload
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
 # What this project writes beside the scans.
 NOT_SCANS = (".seg.dcm", ".sr.dcm", ".sc.dcm", ".mask.nii.gz", ".mask.png", ".overlay.png")
 DEIDENTIFIED = ".deidentified"  # ends the name of a folder of copies
+HIDDEN, OWN = "a hidden file", "written by this program beside a scan"  # passed over without a word
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is read at once.
+
+    Attributes:
+        files: One file, or the DICOM files of one series in slice order.
+        name: What it is told by: its path in the given folder; never a folder outside the given ones, unless two
+            given files are called alike.
+        stem: What files of its results begin with; no other scan's do.
+    """
+
+    files: tuple[Path, ...]
+    name: str
+    stem: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file of a given folder that is passed over.
+
+    Attributes:
+        name: Its path in the folder.
+        reason: Why, a few words.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything that given files and folders hold.
+
+    Attributes:
+        scans: In the order of :func:`group_scans`; no two have the same name.
+        skipped: Sorted by name; hidden files and this program's own results are not among them.
+    """
+
+    scans: tuple[Scan, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file: the given folder that holds it (or its own), what it is, why it is passed over, whether it was named."""
+
+    file: Path
+    folder: Path
+    kind: Kind
+    reason: str | None
+    given: bool = False
 
 
 @contextmanager
@@ -40,7 +96,7 @@ def memory_told(paths: Sequence[Path | str]) -> Iterator[None]:
 
 def named(paths: Sequence[Path | str]) -> str:
     """A scan's name for messages: its file's, or how many files it has."""
-    return Path(paths[0]).name if len(paths) == 1 else f"{len(paths)} files"
+    return shown(Path(paths[0]).name) if len(paths) == 1 else f"{len(paths)} files"
 
 
 def read(path: Path | str) -> Study:
@@ -54,7 +110,7 @@ def read(path: Path | str) -> Study:
     """
     file = Path(path)
     with memory_told([file]):
-        return _read_folder(file) if file.is_dir() else read_bytes(_load(file), file.name)
+        return _read_folder(file) if file.is_dir() else read_bytes(_load(file), shown(file.name))
 
 
 def read_bytes(data: bytes, name: str) -> Study:
@@ -68,7 +124,7 @@ def read_bytes(data: bytes, name: str) -> Study:
         from neurovision.scan.dicom import read_dicom
 
         return read_dicom(data, name)
-    if kind == "NIfTI":
+    if kind in ("NIfTI", "NIfTI pair"):
         return nifti.read_nifti(data, name)
     return images.read_image(data, name)
 
@@ -78,14 +134,15 @@ def read_files(paths: Sequence[Path | str], name: str | None = None) -> Study:
 
     Args:
         paths: The files.
-        name: Of a series, for messages and for the Study; its number by default.
+        name: Of the scan, for the Study; of a series, for messages too. By default the file's name or the series' number.
 
     Raises:
         ScanError: Not readable as one scan.
     """
     files = [Path(p) for p in paths]
     if len(files) == 1:
-        return read(files[0])
+        study = read(files[0])
+        return study if name is None else _renamed(study, name)
     from neurovision.scan.dicom import read_dicom_series, series_number
 
     if len(files) > MAX_FILES:
@@ -96,7 +153,11 @@ def read_files(paths: Sequence[Path | str], name: str | None = None) -> Study:
         if name is None:
             number = series_number(files[0])
             name = "series" if number is None else f"series-{number}"
-        return read_dicom_series(files, name)
+        return _renamed(read_dicom_series(files, name), name)
+
+
+def _renamed(study: Study, name: str) -> Study:
+    return replace(study, source=replace(study.source, name=shown(name)))
 
 
 def read_many(paths: Sequence[Path | str]) -> list[Study]:
@@ -120,64 +181,130 @@ def group_scans(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
     Raises:
         UnsupportedScan: More than MAX_FILES files.
     """
-    files = list(dict.fromkeys(f for p in paths for f in (_scan_files(p) if p.is_dir() else [p])))
-    if len(files) > MAX_FILES:
-        raise UnsupportedScan(f"At most {MAX_FILES} files are read at once; received {len(files)}.")
-    dicom = [f for f in files if kind_of(f) == "DICOM"]
-    others = [(f,) for f in files if f not in set(dicom)]
-    if not dicom:
-        return list(others)
-    from neurovision.scan.dicom import group_dicom
+    return _grouped(_find(paths))[0]
 
-    with memory_told(dicom):
-        groups, strange, damaged = group_dicom(dicom)
-    given = set(paths)
-    # A folder may hold reports and other modalities beside a series; a file that was named is always answered for.
-    return [*others, *groups, *((f,) for f in strange if f in given or not groups), *((f,) for f in damaged)]
+
+def list_scans(paths: Sequence[Path]) -> Listing:
+    """Sort files and folders into scans as :func:`group_scans` does, name them, and say what is passed over.
+
+    Raises:
+        UnsupportedScan: More than MAX_FILES files.
+    """
+    found = _find([p.resolve() if p.name in ("", "..") else p for p in paths])
+    groups, strange = _grouped(found)
+    folder = {f.file: f.folder for f in found}
+    per_folder = Counter(g[0].parent for g in groups if len(g) > 1)
+    # A series is called by its folder, or by its first file where the folder holds several.
+    named = [g[0].parent if len(g) > 1 and per_folder[g[0].parent] == 1 else min(g) for g in groups]
+    names = told_apart(named, [folder[g[0]] for g in groups])
+    skipped = [(f.file, f.folder, f.reason) for f in found if f.reason not in (None, HIDDEN, OWN)]
+    skipped += [(f, folder[f], "a DICOM file that is no MR image") for f in strange]
+    told = told_apart([f for f, _, _ in skipped], [d for _, d, _ in skipped])
+    reasons = sorted(zip(told, (str(r) for _, _, r in skipped), strict=True))
+    scans = tuple(Scan(*each) for each in zip(groups, names, stems_of(named), strict=True))
+    return Listing(scans, tuple(Skipped(n, r) for n, r in reasons))
 
 
 def find_scans(paths: Sequence[Path]) -> list[Path]:
     """Expand folders to the scans in them, in sorted order; files are kept as they are.
 
-    A folder with several DICOM files stands for its series; files that this project wrote are left out.
+    A folder with several DICOM files stands for its series; files that this project wrote are left out. Each file is
+    looked into once.
     """
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            found[path] = None
             continue
-        for file in _scan_files(path):
-            series = _named_as_dicom(file) and _dicom_count(file.parent) > 1
-            scan = file.parent if series else file
-            if scan not in found:
-                found.append(scan)
-    return found
+        files = [f for f in _look(path) if f.reason is None]
+        dicom = Counter(f.file.parent for f in files if f.kind == "DICOM")
+        for f in files:
+            found[f.file.parent if f.kind == "DICOM" and dicom[f.file.parent] > 1 else f.file] = None
+    return list(found)
 
 
-def sniff(head: bytes) -> str:
-    """Tell the format from a file's first HEAD bytes: ``"DICOM"``, ``"NIfTI"`` or ``"picture"`` for anything else."""
-    if head[128:132] == b"DICM" or head[:4] in (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00"):
-        return "DICOM"
-    return "NIfTI" if nifti.is_nifti(head) else "picture"
+def look_at(file: Path, folder: Path) -> tuple[Kind, str | None]:
+    """What a file under ``folder`` is, and why it is passed over, or None for a scan.
+
+    The content decides. A name that ends like a scan's makes a file a scan too, so that a damaged one is answered for.
+    """
+    name = file.name.lower()
+    if name.startswith("."):
+        return "unknown", HIDDEN
+    if name.endswith(NOT_SCANS) or any(p.endswith(DEIDENTIFIED) for p in file.relative_to(folder).parts[:-1]):
+        return "unknown", OWN
+    kind = kind_of(file)
+    if kind == "unknown" and _is_report(file):
+        return kind, OWN
+    if kind == "unknown" and name.endswith((".img", *(f".img{p}" for p in PACKED))):
+        return kind, "the voxels of a NIfTI header beside it" if nifti.header_beside(file) else _NO_SCAN
+    claims = (*PICTURES, ".nii", *(v + p for v in VOLUMES for p in PACKED), ".dcm", ".dicom", ".ima")
+    return kind, None if kind != "unknown" or name.endswith(claims) else _NO_SCAN
 
 
-def kind_of(file: Path) -> str:
-    """What :func:`sniff` says of a file; ``"picture"`` where it cannot be opened."""
-    try:
-        with file.open("rb") as stream:
-            return sniff(stream.read(HEAD))
-    except OSError:
-        return "picture"
+def _is_report(file: Path) -> bool:
+    """Whether ``predict`` wrote a file: its JSON, or the PDF beside it."""
+    told = file.with_suffix(".json") if file.suffix == ".pdf" else file
+    if told.suffix != ".json" or not told.is_file():
+        return False
+    with told.open("rb") as stream:
+        return stream.read(12) == b'{\n "status":'
+
+
+_NO_SCAN = "no picture, DICOM or NIfTI file"
+
+
+def _look(folder: Path) -> Iterator[_Found]:
+    """Every file under a folder, in sorted order."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            yield _Found(file, folder, *look_at(file, folder))
+
+
+def _find(paths: Sequence[Path]) -> list[_Found]:
+    """Every file that is given or lies in a given folder, once.
+
+    Raises:
+        UnsupportedScan: More than MAX_FILES of them are scans' files.
+    """
+    found: dict[Path, _Found] = {}
+    for path in paths:
+        if path.is_dir():
+            for f in _look(path):
+                found.setdefault(f.file, f)
+        else:
+            before = found.get(path)
+            found[path] = _Found(path, before.folder if before else path.parent, kind_of(path), None, given=True)
+    count = sum(f.reason is None for f in found.values())
+    if count > MAX_FILES:
+        raise UnsupportedScan(f"At most {MAX_FILES} files are read at once; received {count}.")
+    return list(found.values())
+
+
+def _grouped(found: Sequence[_Found]) -> tuple[list[tuple[Path, ...]], list[Path]]:
+    """Scans, and DICOM files of a given folder that are no MR images beside others that are."""
+    dicom = [f.file for f in found if f.kind == "DICOM" and f.reason is None]
+    others = [(f.file,) for f in found if f.kind != "DICOM" and f.reason is None]
+    if not dicom:
+        return list(others), []
+    from neurovision.scan.dicom import group_dicom
+
+    with memory_told(dicom):
+        groups, strange, damaged = group_dicom(dicom)
+    # A folder may hold reports and other modalities beside a series; a file that was named is always answered for.
+    given = {f.file for f in found if f.given}
+    asked = [f for f in strange if f in given or not groups]
+    return [*others, *groups, *((f,) for f in (*asked, *damaged))], [f for f in strange if f not in set(asked)]
 
 
 def _read_folder(folder: Path) -> Study:
-    files = _scan_files(folder)
-    dicom = [f for f in files if kind_of(f) == "DICOM"]
+    files = [f for f in _look(folder) if f.reason is None]
     if len(files) > MAX_FILES:
         raise UnsupportedScan(f"{folder.name}: a folder may hold {MAX_FILES} files; received {len(files)}.")
+    dicom = [f.file for f in files if f.kind == "DICOM"]
     if not dicom:
         if len(files) == 1:
-            return read(files[0])
+            return read(files[0].file)
         raise UnsupportedScan(f"{folder.name}: a folder is read as one DICOM series; it holds none, give a file instead.")
     from neurovision.scan.dicom import group_dicom, read_dicom_series
 
@@ -192,42 +319,27 @@ def _read_folder(folder: Path) -> Study:
     return read_dicom_series(groups[0], folder.name)
 
 
-def _scan_files(folder: Path) -> list[Path]:
-    """Files under a folder that look like scans, in sorted order."""
-    return [f for f in sorted(folder.rglob("*")) if f.is_file() and why_skipped(f, folder) is None]
-
-
-def why_skipped(file: Path, folder: Path) -> str | None:
-    """Why a file under ``folder`` is passed over, or None for a scan.
-
-    Names without a suffix and DICOM's are looked into; others tell by themselves.
-    """
-    name = file.name.lower()
-    if name.startswith("."):
-        return "a hidden file"
-    if name.endswith(NOT_SCANS) or any(p.endswith(DEIDENTIFIED) for p in file.relative_to(folder).parts[:-1]):
-        return "written by this program beside a scan"
-    known = name.endswith((*images.SUFFIXES, *nifti.SUFFIXES))
-    return None if known or (_named_as_dicom(file) and kind_of(file) == "DICOM") else "no picture, DICOM or NIfTI file"
-
-
-def _named_as_dicom(file: Path) -> bool:
-    """Whether a name may be a DICOM file's: a suffix of its own, none, or a number as in ``1.2.840.113619``."""
-    suffix = file.suffix.lower()
-    return suffix in DICOM_SUFFIXES or suffix[1:].isdigit()
-
-
-def _dicom_count(folder: Path) -> int:
-    return sum(_named_as_dicom(f) for f in _scan_files(folder) if f.parent == folder)
-
-
 def _load(file: Path) -> bytes:
     """Read a file, but no more than its format may have and one byte, which tells the reader that it is too large."""
     if not file.is_file():
         raise DamagedScan(f"{file.name}: there is no such file.")
-    limit = images.MAX_BYTES if kind_of(file) == "picture" else nifti.MAX_FILE_BYTES
+    limit = images.MAX_BYTES if kind_of(file) in ("picture", "unknown") else nifti.MAX_FILE_BYTES
     try:
         with file.open("rb") as stream:
             return stream.read(limit + 1)
     except OSError as e:
         raise DamagedScan(f"{file.name}: the file cannot be opened ({e.strerror}).") from e
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files behind a scan that :func:`read` takes: the file itself, or the files of a folder's DICOM series."""
+    if not path.is_dir():
+        return (path,)
+    files = [f for f in _look(path) if f.reason is None]
+    dicom = [f.file for f in files if f.kind == "DICOM"]
+    if not dicom:
+        return tuple(f.file for f in files)
+    from neurovision.scan.dicom import group_dicom
+
+    groups, strange, damaged = group_dicom(dicom)
+    return groups[0] if groups else (*strange, *damaged)

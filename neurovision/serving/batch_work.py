@@ -21,9 +21,10 @@ from neurovision import __version__
 from neurovision.errors import BatchError, NeurovisionError, PacsError, ScanError
 from neurovision.files import replacing, sync_folder
 from neurovision.machine import peak_mb
+from neurovision.scan.names import free_stem, stem_of
 from neurovision.serving.batch_sources import Unit
 from neurovision.serving.pacs import Pacs, Server
-from neurovision.views.files import free_stem, stem_of, write_mask
+from neurovision.views.files import write_mask
 
 if TYPE_CHECKING:
     import pyarrow
@@ -267,7 +268,7 @@ class Worker:
         start, cpu = perf_counter(), process_time()
         mask = None
         try:
-            study = read_files(files, stem)
+            study = read_files(files, unit.source)
             read, size = perf_counter(), sum(f.stat().st_size for f in files)
             findings = self.analyzer.analyze(study) if study.n_slices == 1 else analyze_volume(self.analyzer, study)
         except ScanError as e:
@@ -283,7 +284,7 @@ class Worker:
             return self._unread(unit, number, f"the program failed on it ({type(e).__name__}); please report this")
         analyzed = perf_counter()
         if self.job.masks and findings.status == "ok":
-            path = write_mask(findings, study, work, stem)
+            path = write_mask(findings, study, files, work, stem)
             mask = f"{MASKS}/{partition.name}/{path.name}"
         end = perf_counter()
         timing = {f"{stage}_ms": round(findings.timing_ms.get(stage, 0.0), 2) for stage in STAGES}
@@ -313,7 +314,7 @@ class Worker:
     def _sentence(self, error: ScanError, unit: Unit) -> str:
         """What a reader said, without the file's name in front of it, which may hold a person's."""
         text = str(error)
-        for name in (*(Path(f).name for f in unit.files), stem_of(Path(unit.source))):
+        for name in (*(Path(f).name for f in unit.files), unit.source, Path(unit.source).name):
             text = text.removeprefix(f"{name}: ")
         return text
 

@@ -15,7 +15,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import ip_address
@@ -186,8 +185,8 @@ def push(weights: Path | None, repo: str, card: Path, private: bool = False, mes
     if not (os.environ.get(TOKEN) or os.environ.get("HF_TOKEN")):
         raise HubError(f"Publishing needs a token that may write; set {TOKEN}.")
     manifest = load_manifest(weights)
-    for name, digest in listed(manifest.folder):
-        manifest.path(name, digest)
+    for file in manifest.files:
+        manifest.read(file)
     if not card.is_file() or manifest.digest[:12] not in card.read_text(encoding="utf-8"):
         raise HubError(f"The card {card.name} is not of these weights ({manifest.digest[:12]}); run 'neurovision evaluate'.")
     paths = {name: str(manifest.folder.resolve() / name) for name, _ in listed(manifest.folder)}
@@ -200,24 +199,9 @@ def listed(folder: Path) -> list[tuple[str, str]]:
     """Every file that a folder's manifest names, with its sha256.
 
     Raises:
-        WeightsTampered: A name would lead out of the folder.
+        WeightsTampered: The manifest is not one that this version reads, or a name would lead out of the folder.
     """
-
-    def entries(value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict):
-            if "file" in value and "sha256" in value:
-                yield value["file"], value["sha256"]
-            value = list(value.values())
-        if isinstance(value, list):
-            for item in value:
-                yield from entries(item)
-
-    load_manifest(folder)  # in a form that this version reads
-    found = sorted(set(entries(json.loads((folder / FILE).read_bytes()))))
-    for name, _ in found:
-        if re.fullmatch(r"\w[\w.-]*", name) is None or name in (FILE, CARD):
-            raise WeightsTampered(f"{FILE} names a file {name!r}, which no weights folder holds; ask the owner.")
-    return found
+    return sorted({(f.file, f.sha256) for f in load_manifest(folder).files})
 
 
 def _complete(reference: Reference) -> Reference | None:

@@ -1,7 +1,7 @@
 """Scans for training and evaluation: the index of a prepared folder, and canvases packed for speed.
 
-A prepared folder holds one subfolder a data set (``figshare``, ``lgg``, ``navoneel``, ``healthy``), each with
-``index.csv`` (``id,image,label,fold,tumor,mask`` and, where it is known, ``patient``), ``images/`` and ``masks/``.
+A prepared folder holds one subfolder a data set (see SOURCES), each with ``index.csv`` (``id,image,label,fold,tumor,mask``
+and, where they are known, ``patient`` and ``sequence``), ``images/`` and ``masks/``.
 ``neurovision data`` makes one from the original downloads.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from neurovision.classes import BY_KEY, FIRST_TUMOR
-from neurovision.errors import DataError
+from neurovision.classes import BACKGROUND, BY_KEY, FIRST_TUMOR
+from neurovision.errors import DataError, ScanError
 from neurovision.files import replacing
 from neurovision.scan.images import read_image
 from neurovision.scan.prepare import Canvas, label_grid, prepare
 
-SOURCES = ("figshare", "lgg", "navoneel", "healthy")
+log = logging.getLogger(__name__)
+
+SOURCES = ("figshare", "lgg", "navoneel", "healthy", "brats", "ms")
 LGG_CHANNELS = {"T1": 0, "FLAIR": 1, "T1c": 2}  # of the color pictures that hold three sequences
 # What canvases are made by, as this process loaded it: other code makes other packs.
 _CODE = b"".join((Path(__file__).parents[1] / "scan" / f).read_bytes() for f in ("images.py", "prepare.py"))
@@ -42,7 +45,8 @@ class Item:
         label: ``"glioma"``, ``"meningioma"``, ``"pituitary"``, ``"tumor"`` (type unknown) or ``"none"``.
         fold: 1 to 5; whole patients stand in one fold.
         patient: Identifier, or None where the data set gives none.
-        sequence: For LGG, which of LGG_CHANNELS is read; None elsewhere.
+        sequence: ``"T1"``, ``"T1c"``, ``"T2"`` or ``"FLAIR"``, or None where the data set does not say. Of LGG's color
+            pictures it is the channel that is read.
     """
 
     source: str
@@ -62,7 +66,7 @@ class Item:
     def gray(self) -> np.ndarray:
         """Read the picture: float32 ``(H, W)`` in [0, 1], through the reader that also serves users."""
         study = read_image(self.image.read_bytes(), self.image.name)
-        if self.sequence is not None and study.pixels.shape[3] == 3:
+        if self.source == "lgg" and self.sequence is not None and study.pixels.shape[3] == 3:
             return study.pixels[0, ..., LGG_CHANNELS[self.sequence]]
         return study.gray()
 
@@ -141,7 +145,8 @@ def _items(source: str, folder: Path, rows: list[dict[str, str]], sequences: Seq
             raise DataError(f"Data set {source}: {row['id']} is labeled {row['label']} but has no mask.")
         for sequence in sequences if source == "lgg" else (None,):
             image, fold = folder / row["image"], int(row["fold"])
-            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient"), sequence))
+            told = sequence or row.get("sequence") or ("T1c" if source == "figshare" else None)
+            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient"), told))
     return items
 
 
@@ -180,6 +185,8 @@ def load_item(item: Item, size: int) -> tuple[Canvas, np.ndarray]:
 def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     """Canvases of many items, kept on disk by a digest of what they were made from.
 
+    A picture that cannot be read, a slice above the head for one, is named in a warning and stands as an empty canvas.
+
     Returns:
         Memory-mapped float32 ``(N, size, size)`` in [0, 1] and uint8 ``(N, size, size)``.
     """
@@ -191,8 +198,12 @@ def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.
         pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.float32, (len(items), size, size))
         labels = np.empty((len(items), size, size), np.uint8)
         for k, item in enumerate(tqdm(items, desc=f"canvases {size}", unit="scan", disable=None)):
-            canvas, labels[k] = load_item(item, size)
-            pixels[k] = canvas.pixels
+            try:
+                canvas, labels[k] = load_item(item, size)
+                pixels[k] = canvas.pixels
+            except ScanError as e:  # a slice above the head, for one
+                log.warning("%s/%s is taken as an empty canvas: %s", item.source, item.id, e)
+                pixels[k], labels[k] = 0, BACKGROUND.index
         pixels.flush()
         with replacing(folder / "labels.npy") as part:  # last, so that a half-made pack is made again
             np.save(part, labels)

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -26,7 +25,7 @@ import numpy as np
 from keras import layers, ops
 
 from neurovision.ensemble.engine import fill, variable_key
-from neurovision.ensemble.weights import DEFAULT
+from neurovision.ensemble.weights import find_weights
 from neurovision.errors import DataError, ModelError, WeightsMissing, WeightsTampered
 from neurovision.files import write
 from neurovision.training.dataset import SOURCES, Item, load_index, pack
@@ -395,13 +394,13 @@ def load(folder: Path | None = None) -> Generator:
     """Load the shipped generator.
 
     Args:
-        folder: The weights folder; by default what NEUROVISION_WEIGHTS names, else the project's own.
+        folder: The weights folder; by default the one that every command finds.
 
     Raises:
         WeightsMissing: It is not there.
         WeightsTampered: The manifest cannot be read, or the weights are not the shipped ones.
     """
-    folder = folder or Path(os.environ.get("NEUROVISION_WEIGHTS") or DEFAULT)
+    folder = folder or find_weights()
     path = folder / FILE
     if not path.is_file():
         raise WeightsMissing(f"There is no {FILE} in {folder.name}/; see 'neurovision diffuse export'.")

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from neurovision.classes import FIRST_TUMOR, TUMORS
+from neurovision.classes import BACKGROUND, FIRST_TUMOR, TUMORS
 from neurovision.classifiers import build as build_classifier
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import replacing, write
@@ -23,17 +23,21 @@ from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
 from neurovision.training.accepted import ACCEPTED, accepted_items
 from neurovision.training.augment import augment
-from neurovision.training.dataset import Item, load_index, pack
+from neurovision.training.dataset import LGG_CHANNELS, SOURCES, Item, load_index, pack
 from neurovision.training.losses import AllowedCrossEntropy, CrossEntropyDice, TumorDice, allowed_accuracy
 from neurovision.training.recipes import Phase, Recipe
-from neurovision.training.strange import strange
+from neurovision.training.strange import like_ct, strange
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("figshare", "lgg_tumor", "lgg_tumor_t1c", "lgg_free", "healthy", "unmarked", "phantom", "strange")
+GROUPS = (
+    "figshare", "lgg_tumor", "lgg_tumor_t1", "lgg_tumor_t1c", "lgg_free", "brats_tumor", "brats_free", "ms", "healthy",
+    "unmarked", "phantom", "strange",
+)  # fmt: skip
 PHANTOMS = 240
 STRANGE = 1200
-UPSIDE_DOWN = 3  # every so many scans stand on their head among the strange pictures: masks and sides would be wrong
+# Every so many scans stand on their head, are negatives, or are redrawn as CT among the strange pictures.
+UPSIDE_DOWN, NEGATIVE, LIKE_CT = 3, 8, 8
 FINAL = "final.weights.h5"
 OUT_OF_FOLD = "out_of_fold.weights.h5"  # those before the phases that refit on the vote's fold
 
@@ -45,7 +49,11 @@ def group_of(item: Item) -> str:
     if item.source == "lgg":
         if not item.tumor:
             return "lgg_free"
-        return "lgg_tumor_t1c" if item.sequence == "T1c" else "lgg_tumor"
+        return {"T1": "lgg_tumor_t1", "T1c": "lgg_tumor_t1c"}.get(item.sequence or "", "lgg_tumor")
+    if item.source == "brats":
+        return "brats_tumor" if item.tumor else "brats_free"
+    if item.source == "ms":
+        return "ms"
     return "unmarked" if item.tumor else "healthy"
 
 
@@ -119,7 +127,8 @@ class Batches(keras.utils.PyDataset):
             if not deck:  # without replacement, so that every scan comes up before one comes up again
                 deck.extend(rng.permutation(len(pixels)).tolist())
             k = deck.pop()
-            x, y = augment(pixels[k], labels[k], rng, self.recipe.augment)
+            skull = not names[which].startswith("brats")
+            x, y = augment(pixels[k], labels[k], rng, self.recipe.augment, self.recipe.randomize, skull)
             xs.append(standardize(x)[..., None])
             ys.append(y if self.recipe.task == "segment" else allowed_types(labels[k], names[which]))
         return np.stack(xs), np.stack(ys)
@@ -136,9 +145,12 @@ def grouped(items: Sequence[Item], size: int, cache: Path, task: str) -> dict[st
     arrays = {g: (pixels[names == g], labels[names == g]) for g in GROUPS[:-2]}
     arrays["phantom"] = phantom_pack(size)
     if task == "type":
-        drawn, upside_down = strange_pack(size)[0], pixels[::UPSIDE_DOWN, ::-1, ::-1]
-        both = np.concatenate([drawn, upside_down])
-        arrays["strange"] = (both, np.zeros(both.shape, np.uint8))
+        rng = np.random.default_rng(2001)
+        heads = [(p, y != BACKGROUND.index) for p, y in zip(pixels[1::LIKE_CT], labels[1::LIKE_CT], strict=True)]
+        ct = np.stack([like_ct(p, head, rng) for p, head in heads if head.any()])
+        parts = [strange_pack(size)[0], pixels[::UPSIDE_DOWN, ::-1, ::-1], 1 - pixels[::NEGATIVE], ct]
+        every = np.concatenate(parts)
+        arrays["strange"] = (every, np.zeros(every.shape, np.uint8))
     return arrays
 
 
@@ -148,7 +160,7 @@ def train(
     folds: Sequence[int],
     validation_fold: int,
     out: Path,
-    sources: Sequence[str] = ("figshare", "lgg", "navoneel", "healthy"),
+    sources: Sequence[str] = SOURCES,
     seed: int = 1,
     verbose: int = 1,
     accepted: bool = False,
@@ -183,7 +195,7 @@ def train(
         return final
     keras.utils.set_random_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
-    sequences = ("FLAIR", "T1c")
+    sequences = tuple(LGG_CHANNELS)
     refitted = sorted([*folds, validation_fold])
     items, more = (
         load_index(data, sources, some, sequences) + (accepted_items(data, some) if accepted else [])

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from neurovision.errors import DataError
 from neurovision.files import replacing
-from neurovision.scan.images import SUFFIXES, read_image
+from neurovision.scan.images import read_image
+from neurovision.scan.names import PICTURES
 
 FOLDS = 5
 FIGSHARE_TYPES = {1: "meningioma", 2: "glioma", 3: "pituitary"}
@@ -153,7 +154,7 @@ def _folder_items(folders: dict[str, Path]) -> Iterator[Original]:
     """Pictures labeled by their folder; copies, also rescaled ones, share a fold by their difference hash."""
     for key, folder in folders.items():
         label = key.rstrip("0123456789")
-        for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
+        for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
             gray = read_image(file.read_bytes(), file.name).gray()
             small = np.asarray(Image.fromarray((gray * 255).astype(np.uint8)).resize((9, 8), Image.Resampling.BOX))
             bits = np.packbits(small[:, 1:] > small[:, :-1]).tobytes()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import logging
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,22 @@ from tqdm import tqdm
 from neurovision.classes import BY_KEY, CLASSES, FIRST_TUMOR
 from neurovision.classifiers import build as build_classifier
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways, variable_key
-from neurovision.ensemble.familiar import Familiar, strangeness
 from neurovision.ensemble.features import disagreement, pixel_features, tumor_threshold
+from neurovision.ensemble.manifest import (
+    FILE,
+    File,
+    Manifest,
+    Network,
+    Networks,
+    OutOfDistributionModel,
+    Training,
+    VerdictFit,
+    VerdictModel,
+    Vote,
+)
+from neurovision.ensemble.out_of_distribution import OutOfDistribution, score
 from neurovision.ensemble.verdict import FEATURES, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
-from neurovision.ensemble.weights import FILE, load_manifest
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import write
 from neurovision.scan.prepare import standardize
@@ -37,7 +48,8 @@ log = logging.getLogger(__name__)
 MEMBERS = ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet")
 CLASSIFIER = "efficientnetlite0"
 CHUNK = 16
-REFUSED, WARNED = 0.004, 0.02  # of real scans that no network saw: refused as strangers, and read with a warning
+OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
+REFUSED, WARNED = 0.004, 0.02  # of real scans that no network saw: refused, and read with a warning
 PIXELS_A_SLICE = 90
 # The threshold that serves Dice best is half the Dice that can be reached (Lipton 2014, arXiv 1402.1892), not 0.5;
 # weighing tumor pixels by (1 - t) / t puts the vote's 0.5 at t = 0.38.
@@ -84,32 +96,24 @@ def stack(
     refitted = {name for name, run in described.items() if "refit_folds" in run}
     staging = _fresh(out.with_name(f".{out.name}-staging"))
     fitting = _fresh(out.with_name(f".{out.name}-fitting")) if refitted else staging
-    manifest: dict[str, Any] = {
-        "size": size,
-        "members": [],
-        "classifier": None,
-        "vote": {},
-        "verdict": {},
-        "training": {
-            "date": datetime.date.today().isoformat(),
-            "sources": sources,
-            "member_folds": first["folds"],
-            "vote_fold": vote_fold,
-            "refitted": {name: described[name]["refit_folds"] for name in sorted(refitted)},
-            "split": "whole folds by patient; the vote and the verdict were fitted on scans that no network had seen",
-            "license": "CC BY-NC-SA 4.0" if "lgg" in sources else "CC BY 4.0",
-        },
-    }
+    training = Training(
+        date=datetime.date.today().isoformat(),
+        sources=tuple(sources),
+        member_folds=first["folds"],
+        vote_fold=vote_fold,
+        refitted={name: described[name]["refit_folds"] for name in sorted(refitted)},
+        split="whole folds by patient; the vote and the verdict were fitted on scans that no network had seen",
+        license="CC BY-NC-SA 4.0" if "lgg" in sources else "CC BY 4.0",
+    )
 
-    def exported(folder: Path, weights: dict[str, str]) -> Engine:
-        """Write all networks and a manifest into ``folder``, and load what is there."""
+    def exported(folder: Path, weights: dict[str, str]) -> Networks:
+        """Write all networks into ``folder``."""
         entries = [_export(n, r, runs / n / weights.get(n, FINAL), size, folder) for n, r in described.items()]
-        manifest["members"] = entries[: len(members)]
-        manifest["classifier"] = entries[len(members)] if classifier else None
-        _describe(manifest, folder)
-        return load_engine(load_manifest(folder))
+        reader = entries.pop() if classifier else None
+        return Networks(folder=folder, size=size, members=tuple(entries), classifier=reader)
 
-    engine = exported(fitting, dict.fromkeys(refitted, OUT_OF_FOLD))
+    networks = exported(fitting, dict.fromkeys(refitted, OUT_OF_FOLD))
+    engine = load_engine(networks)
     items = load_index(data, first["sources"], [vote_fold], ("FLAIR", "T1c"))
     if limit is not None:
         kept = [[i for i in items if i.source == s] for s in first["sources"]]
@@ -129,31 +133,35 @@ def stack(
         mean = softmax.mean(0)
         said = None if answers is None else answers[k]
         found = mean[..., FIRST_TUMOR:].sum(-1)
-        if items[k].mask is not None and items[k].tumor and items[k].sequence != "T1c" and k % 2:
+        if items[k].mask is not None and items[k].tumor and (items[k].source, items[k].sequence) != ("lgg", "T1c") and k % 2:
             tumors.append((items[k].source, softmax.astype(np.float16), truth))
         slices.append(verdict_features(found, masks.sum((1, 2)), disagreement(masks), said))
         shares.append(np.array(list(type_probabilities(mean).values())))
     for softmax, truth in _predictions(engine, phantoms, phantom_labels):
         rows.append(_sample(softmax, truth, rng))
     table, targets, weights = (np.concatenate(part) for part in zip(*rows, strict=True))
-    manifest["vote"] = _fit_vote(table, targets, weights, staging)
-    manifest["verdict"] = _fit_verdict(np.stack(slices), items)
+    vote = _fit_vote(table, targets, weights, staging)
+    verdict = _fit_verdict(np.stack(slices), items)
+    outside = None
     if answers is not None and features is not None:
-        manifest["verdict"]["type_weight"] = _type_weight(np.stack(shares), answers, items)
+        verdict = replace(verdict, type_weight=_type_weight(np.stack(shares), answers, items))
         mean, whitening = _seen(engine, data, first, size, runs / "cache")
-        limits = _limits(strangeness(mean, whitening, answers, features))
+        limits = _limits(score(mean, whitening, answers, features))
     if refitted:
-        engine = exported(staging, {})
+        networks = exported(staging, {})
+        engine = load_engine(networks)
         shutil.rmtree(fitting)
         if classifier in refitted:
             mean, whitening = _seen(engine, data, first, size, runs / "cache")
     if answers is not None:
-        write(staging / "familiar.safetensors", save({"mean": mean, "whitening": whitening}))
-        digest = _sha256(staging / "familiar.safetensors")
-        manifest["familiar"] = {"file": "familiar.safetensors", "sha256": digest, **limits}
-    _describe(manifest, staging)
-    manifest["verdict"]["mask_share"] = _mask_share(Voter.load(load_manifest(staging)), tumors)
-    _describe(manifest, staging)
+        write(staging / OUT_OF_DISTRIBUTION, save({"mean": mean, "whitening": whitening}))
+        outside = OutOfDistributionModel.of(staging / OUT_OF_DISTRIBUTION, **limits)
+    manifest = Manifest(
+        folder=staging, size=size, members=networks.members, classifier=networks.classifier, vote=vote, verdict=verdict,
+        training=training, out_of_distribution=outside,
+    )  # fmt: skip
+    verdict = replace(verdict, mask_share=_mask_share(Voter.load(manifest), tumors))
+    write(staging / FILE, replace(manifest, verdict=verdict).text())
     return _publish(staging, out)
 
 
@@ -161,10 +169,6 @@ def _fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _describe(manifest: dict[str, Any], folder: Path) -> None:
-    write(folder / FILE, json.dumps(manifest, indent=1) + "\n")
 
 
 def _publish(staging: Path, out: Path) -> Path:
@@ -236,7 +240,7 @@ def _sample(
     return features[index], flat[index], np.concatenate(weights)
 
 
-def _fit_vote(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, out: Path) -> dict[str, Any]:
+def _fit_vote(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, out: Path) -> Vote:
     from sklearn.ensemble import RandomForestClassifier
     from skops.io import dump
     from xgboost import XGBClassifier
@@ -253,12 +257,12 @@ def _fit_vote(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, ou
     boost.save_model(out / "boost.ubj")
     if sorted(np.unique(targets)) != [c.index for c in CLASSES]:
         raise DataError("The vote's fold must hold all five classes; choose another fold or more scans.")
-    return {
-        "forest": {"file": "forest.skops", "sha256": _sha256(out / "forest.skops")},
-        "boost": {"file": "boost.ubj", "sha256": _sha256(out / "boost.ubj")},
-        "members": _member_weights(features, targets, weights),
-        "pixels": len(targets),
-    }
+    return Vote(
+        forest=File.of(out / "forest.skops"),
+        boost=File.of(out / "boost.ubj"),
+        members=tuple(_member_weights(features, targets, weights)),
+        pixels=len(targets),
+    )
 
 
 def _member_weights(features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[float]:
@@ -271,7 +275,7 @@ def _member_weights(features: np.ndarray, targets: np.ndarray, weights: np.ndarr
     return [float(w) for w in found / found.sum()]
 
 
-def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> dict[str, Any]:
+def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> VerdictModel:
     """Logistic regression on slices; sources weigh alike within tumor and no tumor, so that none is learned by size."""
     from sklearn.linear_model import LogisticRegression
 
@@ -290,19 +294,17 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> dict[str, Any]:
     alarms = np.array([weights[~truth] @ (score[~truth] >= t) for t in tried]) / weights[~truth].sum()
     best = int((sensitivity - alarms).argmax())
     threshold = float(tried[best])
-    return {
-        "features": list(FEATURES[: rows.shape[1]]),
-        "mean": mean.tolist(),
-        "scale": scale.tolist(),
-        "coefficients": model.coef_[0].tolist(),
-        "intercept": float(model.intercept_[0]),
-        "threshold": threshold,
-        "fitted": {
-            "scans": len(items),
-            "sensitivity": float(sensitivity[best]),
-            "false_alarms": float(alarms[best]),
-        },
-    }
+    return VerdictModel(
+        features=FEATURES[: rows.shape[1]],
+        mean=tuple(mean.tolist()),
+        scale=tuple(scale.tolist()),
+        coefficients=tuple(model.coef_[0].tolist()),
+        intercept=float(model.intercept_[0]),
+        threshold=threshold,
+        fitted=VerdictFit(
+            scans=len(items), sensitivity=float(sensitivity[best]), false_alarms=min(1.0, float(alarms[best]))
+        ),
+    )
 
 
 def _type_weight(shares: np.ndarray, answers: np.ndarray, items: Sequence[Item]) -> float:
@@ -342,15 +344,15 @@ def _seen(engine: Engine, data: Path, run: dict[str, Any], size: int, cache: Pat
     """Mean and whitening of the classifier's features on every second scan that it was trained on, and on phantoms."""
     seen = load_index(data, run["sources"], run["folds"], ("FLAIR", "T1c"))[::2]
     known = [pack(seen, size, cache)[0], phantom_pack(size)[0]]  # phantoms are heads too
-    return Familiar.fit(np.concatenate([_classified(engine, canvases)[1] for canvases in known]))
+    return OutOfDistribution.fit(np.concatenate([_classified(engine, canvases)[1] for canvases in known]))
 
 
-def _limits(strange: np.ndarray) -> dict[str, float]:
+def _limits(scores: np.ndarray) -> dict[str, float]:
     """From where a picture is refused or read with a warning, by scans that the classifier has not seen."""
-    return {"refuse": float(np.quantile(strange, 1 - REFUSED)), "warn": float(np.quantile(strange, 1 - WARNED))}
+    return {"refuse": float(np.quantile(scores, 1 - REFUSED)), "warn": float(np.quantile(scores, 1 - WARNED))}
 
 
-def _export(name: str, run: dict[str, Any], weights: Path, size: int, out: Path) -> dict[str, Any]:
+def _export(name: str, run: dict[str, Any], weights: Path, size: int, out: Path) -> Network:
     """Write one network's variables as float16, and describe them."""
     model = _trained(name, run, weights, size)
     tensors = {
@@ -360,15 +362,5 @@ def _export(name: str, run: dict[str, Any], weights: Path, size: int, out: Path)
     }
     path = out / f"{name}.safetensors"
     write(path, save(tensors))
-    return {
-        "name": name,
-        "file": path.name,
-        "sha256": _sha256(path),
-        "config": _config(run),
-        "parameters": int(model.count_params()),
-        "scores": {},
-    }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    entry: Network = Network.of(path, name=name, config=_config(run), parameters=int(model.count_params()))
+    return entry

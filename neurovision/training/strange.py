@@ -35,6 +35,28 @@ def strange(rng: np.random.Generator, size: int = 256) -> np.ndarray:
     return np.clip(picture / max(float(picture.max()), 1e-6), 0, 1).astype(np.float32)
 
 
+def like_ct(pixels: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Redraw a canvas as a CT of the same head: dim scalp without fat's signal, white skull, nearly even gray brain.
+
+    Args:
+        pixels: float32 ``(size, size)`` in [0, 1], an MRI.
+        head: bool ``(size, size)``.
+        rng: Source of chance.
+
+    Returns:
+        float32 ``(size, size)`` in [0, 1].
+    """
+    size = len(pixels)
+    depth = cv2.distanceTransform(np.pad(head.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1] / size
+    outer = rng.uniform(0.01, 0.035)
+    inner = outer + rng.uniform(0.02, 0.06)
+    contrast = rng.uniform(-0.2, 0.2)
+    brain = rng.uniform(0.3, 0.55) + contrast * (cv2.GaussianBlur(pixels, (0, 0), 0.01 * size) - pixels[head].mean())
+    brain = brain + rng.normal(0, rng.uniform(0.01, 0.05), brain.shape)
+    picture = np.select([depth <= 0, depth < outer, depth < inner], [0.0, rng.uniform(0.1, 0.35), 1.0], brain)
+    return np.clip(cv2.GaussianBlur(picture, (0, 0), 0.6), 0, 1).astype(np.float32)
+
+
 def _colored_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """Noise whose amplitude falls with frequency to a power of 0 to 2.5, as in many natural pictures."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])

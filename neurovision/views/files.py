@@ -1,4 +1,4 @@
-"""Files of results: what they are called, and how a mask is written."""
+"""Files of results: how a mask is written."""
 
 from __future__ import annotations
 
@@ -12,27 +12,13 @@ from neurovision.files import write
 from neurovision.scan.study import Study
 
 
-def stem_of(path: Path) -> str:
-    """The name without its suffix, ``.nii.gz`` being one."""
-    return path.name.removesuffix(".nii.gz") if path.name.endswith(".nii.gz") else path.stem
-
-
-def free_stem(stem: str, used: set[str]) -> str:
-    """A name for the results that no earlier scan has: ``a``, then ``a-2``, ...; it is added to ``used``."""
-    name, number = stem, 1
-    while name in used:
-        number += 1
-        name = f"{stem}-{number}"
-    used.add(name)
-    return name
-
-
-def write_mask(findings: Findings | VolumeFindings, study: Study, folder: Path, stem: str) -> Path:
+def write_mask(findings: Findings | VolumeFindings, study: Study, files: tuple[Path, ...], folder: Path, stem: str) -> Path:
     """Write class indices 0 to 4: of a slice ``STEM.mask.png``, of a volume ``STEM.mask.nii.gz`` in the file's geometry.
 
     Args:
         findings: What was said.
         study: What was analyzed.
+        files: What the study was read from.
         folder: Where to; it exists.
         stem: Of the file's name.
 
@@ -45,4 +31,4 @@ def write_mask(findings: Findings | VolumeFindings, study: Study, folder: Path, 
         return path
     from neurovision.views.dicom_out import write_nifti_mask
 
-    return write_nifti_mask(findings, study, folder / f"{stem}.mask.nii.gz")
+    return write_nifti_mask(findings, study, files[0], folder / f"{stem}.mask.nii.gz")

@@ -53,6 +53,7 @@ class Recipe:
         dice: Weight of the Dice term.
         kind: Weight of the type's term; see ``losses.CrossEntropyDice``.
         augment: Strength of augmentation.
+        randomize: Share of scans whose contrast is redrawn and whose skull may be taken off; see ``augment``.
         task: ``"segment"``, or ``"type"``: which tumor the whole slice shows, if any.
         start: Another segmenter of the same encoder whose finished run lends its encoder, as it was before any phase
             that refits; ``""`` for none. The decoder starts anew.
@@ -68,12 +69,16 @@ class Recipe:
     epoch_scans: int = 2200
     mix: dict[str, float] = field(
         default_factory=lambda: {
-            "figshare": 0.50,
-            "lgg_tumor": 0.20,
+            "figshare": 0.44,
+            "lgg_tumor": 0.15,
+            "lgg_tumor_t1": 0.03,
             "lgg_tumor_t1c": 0.05,
-            "lgg_free": 0.11,
-            "healthy": 0.08,
-            "phantom": 0.06,
+            "lgg_free": 0.09,
+            "brats_tumor": 0.09,
+            "brats_free": 0.02,
+            "ms": 0.04,
+            "healthy": 0.07,
+            "phantom": 0.02,
         }
     )
     schedule: str = "plateau"
@@ -83,6 +88,7 @@ class Recipe:
     dice: float = 1.0
     kind: float = 0.3
     augment: float = 1.0
+    randomize: float = 0.4
     task: Literal["segment", "type"] = "segment"
     start: str = ""
     average: int = 1

@@ -5,9 +5,13 @@ from neurovision.training.recipes import Phase, Recipe
 RECIPE = Recipe(
     "unet",
     config={"width": 16},
-    phases=(Phase(128, 2, 1.5e-3), Phase(160, 1, 8e-4)),
-    batch=4,
-    epoch_scans=1400,
+    phases=(
+        Phase(128, 11, 1.5e-3),
+        Phase(160, 11, 8e-4),
+        Phase(160, 2, 5e-4),
+        Phase(160, 2, 5e-4, refit=True),
+    ),
+    batch=8,
     schedule="cosine",
     warmup=0.1,
     weight_decay=1e-4,

@@ -1,4 +1,4 @@
-"""U-Net with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first, the vote's fold last."""
+"""U-Net with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 
@@ -9,14 +9,10 @@ RECIPE = Recipe(
         Phase(128, 1, 2e-3, "encoder"),
         Phase(128, 12, 1e-3, "depthwise"),
         Phase(160, 3, 6e-4, "depthwise"),
-        Phase(128, 12, 8e-4, "depthwise"),
-        Phase(160, 6, 6e-4, "depthwise"),
-        Phase(160, 10, 5e-4, "depthwise", refit=True),
-        Phase(160, 16, 6e-4, "depthwise", refit=True),
-        Phase(160, 7, 5e-4, "depthwise", refit=True),
-        Phase(160, 7, 5e-4, "depthwise", refit=True),
+        Phase(160, 3, 5e-4, "depthwise"),
+        Phase(160, 40, 6e-4, "depthwise", refit=True),
+        Phase(160, 3, 5e-4, "depthwise", refit=True),
     ),
-    average=3,
     batch=8,
     schedule="cosine",
     warmup=0.1,

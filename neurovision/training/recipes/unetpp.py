@@ -1,16 +1,17 @@
-"""UNet++ over the EfficientNet-Lite0 that U-Net trained: decoder first, small canvases first, the vote's fold last."""
+"""UNet++ with the EfficientNet-Lite0 encoder: ImageNet weights, decoder first, small canvases first."""
 
 from neurovision.training.recipes import Phase, Recipe
 
 RECIPE = Recipe(
     "unetpp",
-    config={"width": 12, "encoder": "efficientnetlite0"},
-    start="unet_efficientnet",
+    config={"width": 12, "encoder": "efficientnetlite0", "encoder_weights": "imagenet"},
     phases=(
         Phase(128, 1, 2e-3, "encoder"),
-        Phase(128, 3, 8e-4, "depthwise"),
-        Phase(160, 2, 6e-4, "depthwise"),
-        Phase(160, 3, 5e-4, "depthwise", refit=True),
+        Phase(128, 4, 1e-3, "depthwise"),
+        Phase(160, 1, 6e-4, "depthwise"),
+        Phase(160, 3, 6e-4, "depthwise"),
+        Phase(160, 9, 5e-4, "depthwise", refit=True),
+        Phase(160, 2, 5e-4, "depthwise", refit=True),
     ),
     batch=8,
     schedule="cosine",

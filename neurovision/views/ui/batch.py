@@ -19,7 +19,7 @@ from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.volume import VolumeFindings, analyze_volume
 from neurovision.errors import NeurovisionError, ScanTooLarge
 from neurovision.scan import contained
-from neurovision.views.files import free_stem
+from neurovision.scan.names import stems_of, told_apart
 from neurovision.views.report import summary_row, volume_row, write_csv
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import MODELS, Room, speaks
@@ -62,17 +62,20 @@ def analyze_all(
     if size > MAX_TOTAL:
         raise ScanTooLarge(f"A batch may have {MAX_TOTAL >> 20} MB; received {size >> 20} MB, split it.")
     groups = contained.group_scans(paths)
+    # By file names alone: the folders of uploads are the server's own.
+    files = [Path(min(f.name for f in group)) for group in groups]
+    names, stems = told_apart(files, [Path()] * len(files)), stems_of(files)
     outcomes: list[Outcome] = []
-    used: set[str] = set()
-    for done, group in enumerate(groups):
+    for done, (group, name, stem) in enumerate(zip(groups, names, stems, strict=True)):
         tell(done, len(groups))
-        outcomes.append(_analyze(analyzer, group, free_stem(group[0].stem, used)))
+        more = "" if len(group) == 1 else f" and {len(group) - 1} more"
+        outcomes.append(_analyze(analyzer, group, name + more, stem))
     return sorted(outcomes, key=lambda o: -(o.row["tumor_probability"] if o.row["tumor_probability"] != "" else -1))
 
 
-def _analyze(analyzer: Analyzer, group: tuple[Path, ...], stem: str) -> Outcome:
+def _analyze(analyzer: Analyzer, group: tuple[Path, ...], name: str, stem: str) -> Outcome:
     try:
-        study = contained.study(group)
+        study = contained.study(group, name)
         if study.n_slices > 1:
             volume = analyze_volume(analyzer, study)
             return Outcome(stem, volume_row(volume), volume=volume)
@@ -80,7 +83,7 @@ def _analyze(analyzer: Analyzer, group: tuple[Path, ...], stem: str) -> Outcome:
         return Outcome(stem, summary_row(findings), findings)
     except NeurovisionError as e:
         reason = str(e).removeprefix(f"{group[0].name}: ")
-        row = {**dict.fromkeys(_COLUMNS, ""), "scan": group[0].name, "status": "unreadable", "reason": reason}
+        row = {**dict.fromkeys(_COLUMNS, ""), "scan": name, "status": "unreadable", "reason": reason}
         return Outcome(stem, row)
 
 

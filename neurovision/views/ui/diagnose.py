@@ -80,7 +80,7 @@ def viewer(case: Case | None, look: Look) -> list[Any]:
 def describe(room: Room, case: Case, look: Look) -> list[Any]:
     """Everything that the tab shows of a case, in the order of its outputs."""
     findings = case.findings
-    fitted = room.analyzer().manifest.verdict.get("fitted", {})
+    fitted = room.analyzer().manifest.verdict.fitted
     written = room.new_file("findings.json")
     written.write_text(json.dumps(findings.to_json(), indent=2) + "\n")
     mask = written.with_name("mask.png")

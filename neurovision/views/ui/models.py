@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from neurovision.classifiers import card as classifier_card
-from neurovision.ensemble.weights import Manifest
+from neurovision.ensemble.manifest import Manifest
 from neurovision.segmenters import card, cards
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import Room, speaks
@@ -55,21 +55,19 @@ def members_html(manifest: Manifest) -> str:
 def facts_html(manifest: Manifest, device: str, seconds: float) -> str:
     """Where the weights come from, and how they run."""
     training = manifest.training
-    fitted = manifest.verdict.get("fitted", {})
+    fitted = manifest.verdict.fitted
     entries = [
         ("Weights (manifest's sha256)", f"<code>{manifest.digest[:12]}</code>"),
         ("Device", escape(device)),
         ("Loaded in", f"{seconds:.1f} s"),
-        ("Trained on", escape(", ".join(training.get("sources", [])) or "unknown")),
-        ("Date", escape(str(training.get("date", "unknown")))),
-        ("License of the weights", escape(str(training.get("license", "unknown")))),
+        ("Trained on", escape(", ".join(training.sources))),
+        ("Date", escape(training.date)),
+        ("License of the weights", escape(training.license)),
     ]
-    if "sensitivity" in fitted:
-        entries.append(("Tumors found where the threshold was set", f"{100 * fitted['sensitivity']:.0f} %"))
-    if "false_alarms" in fitted:
-        entries.append(("False alarms there", f"{100 * fitted['false_alarms']:.0f} %"))
-    split = training.get("split")
-    return parts.facts(entries) + (f'<p class="nv-fine">Split: {escape(str(split))}.</p>' if split else "")
+    if fitted is not None:
+        entries.append(("Tumors found where the threshold was set", f"{100 * fitted.sensitivity:.0f} %"))
+        entries.append(("False alarms there", f"{100 * fitted.false_alarms:.0f} %"))
+    return parts.facts(entries) + f'<p class="nv-fine">Split: {escape(training.split)}.</p>'
 
 
 def cards_html() -> str:

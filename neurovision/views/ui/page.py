@@ -18,6 +18,7 @@ from neurovision.ensemble.pipeline import Analyzer
 from neurovision.logs import Quiet, to_stderr
 from neurovision.views.examples import examples_folder
 from neurovision.views.ui import batch, compare, diagnose, explain, generate, look, models, parts, prompt, report, volume
+from neurovision.views.ui.gradio_gaps import close
 from neurovision.views.ui.guard import Guard, Limits, login
 from neurovision.views.ui.metrics import Metrics
 from neurovision.views.ui.room import MAX_UPLOAD, Room
@@ -80,6 +81,7 @@ def build(room: Room) -> gr.Blocks:
         page.load(loaded, outputs=status, api_name="status", show_progress="hidden", concurrency_limit=None)
     page.queue(max_size=64, default_concurrency_limit=4)
     page.state_session_capacity = SESSIONS
+    close(page)
     return page
 
 

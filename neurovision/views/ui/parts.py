@@ -7,7 +7,7 @@ from html import escape
 
 from neurovision.classes import BY_KEY, TUMORS, PixelClass
 from neurovision.ensemble.findings import Findings
-from neurovision.ensemble.weights import MemberEntry
+from neurovision.ensemble.manifest import Network, VerdictFit
 from neurovision.segmenters import title_of
 from neurovision.views.report import region_sizes
 
@@ -51,12 +51,12 @@ def refused_card(reason: str) -> str:
     return card("void", "This file cannot be read", f"<p>{escape(reason)}</p>")
 
 
-def verdict_card(findings: Findings, fitted: dict[str, float]) -> str:
+def verdict_card(findings: Findings, fitted: VerdictFit | None) -> str:
     """The verdict at a glance.
 
     Args:
         findings: What was found.
-        fitted: Measured ``sensitivity`` and ``false_alarms`` at the threshold, or empty.
+        fitted: How the verdict did where it was fitted, or None.
     """
     if findings.status == "rejected" or findings.tumor_probability is None or findings.threshold is None:
         return card("void", "Not a brain MRI", f"<p>{escape(findings.reason or '')}</p>{_warnings(findings)}")
@@ -68,9 +68,9 @@ def verdict_card(findings: Findings, fitted: dict[str, float]) -> str:
         f'<i style="width:{100 * p:.1f}%"></i><b style="left:{100 * threshold:.1f}%"></b></div>'
         f'<p class="nv-fine" style="margin-top:2px">The mark is the threshold, {percent(threshold)}.'
         + (
-            f" On the scans that set it, it found {100 * fitted['sensitivity']:.0f} % of tumors"
-            f" and raised {100 * fitted['false_alarms']:.0f} % false alarms."
-            if {"sensitivity", "false_alarms"} <= set(fitted)
+            f" On the scans that set it, it found {100 * fitted.sensitivity:.0f} % of tumors"
+            f" and raised {100 * fitted.false_alarms:.0f} % false alarms."
+            if fitted is not None
             else ""
         )
         + "</p>"
@@ -189,7 +189,7 @@ def members_table(findings: Findings) -> str:
     return table("Each network alone", ["Network", "Type", "#Area (px²)"], rows, strong=0) + note
 
 
-def title(entry: MemberEntry) -> str:
+def title(entry: Network) -> str:
     """A network's title for readers, with the encoder that it really has."""
     return title_of(entry.name, entry.config)
 

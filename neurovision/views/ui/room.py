@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -17,17 +18,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import gradio as gr
+from gradio.utils import NamedString
 
 from neurovision.ensemble.drift import Tally
 from neurovision.ensemble.engine import load_member
 from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.manifest import Network, Networks
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.ensemble.weights import Manifest, MemberEntry
 from neurovision.errors import ModelError, NeurovisionError, UnsupportedScan
 from neurovision.logs import event, where
 from neurovision.scan import contained
 from neurovision.scan.phantom import phantom
 from neurovision.scan.study import Study
+from neurovision.views.examples import examples_folder
 
 if TYPE_CHECKING:
     import keras
@@ -102,7 +105,7 @@ class Room:
     def __init__(
         self,
         load: Callable[[], Analyzer] = Analyzer.load,
-        build: Callable[[MemberEntry, Manifest], keras.Model] = load_member,
+        build: Callable[[Network, Networks], keras.Model] = load_member,
     ) -> None:
         self.folder, self._mark = _private_folder()
         self._seen: dict[Path, tuple[int, float]] = {}  # of each file: its change time, and when it was first seen
@@ -116,7 +119,7 @@ class Room:
 
     def open(self) -> None:
         """Start loading the models and sweeping the folder."""
-        threading.Thread(target=contained.nursery.warm, name="readers", daemon=True).start()
+        threading.Thread(target=contained.readers.warm, name="readers", daemon=True).start()
         threading.Thread(target=self._fetch, name="models", daemon=True).start()
         threading.Thread(target=self._janitor, name="janitor", daemon=True).start()
 
@@ -232,10 +235,12 @@ def _private_folder() -> tuple[Path, Path]:
     mark = folder / MARK
     _held.append(_locked(folder / f"{MARK}-new"))
     (folder / f"{MARK}-new").rename(mark)  # nobody sees a mark that is not locked yet
+    _folders.append(folder)
     return folder, mark
 
 
 _held: list[TextIO | None] = []  # open as long as the process lives
+_folders: list[Path] = []  # the private folders of this process
 
 
 def _locked(mark: Path) -> TextIO | None:
@@ -269,12 +274,49 @@ def _is_ours(folder: Path) -> bool:
     return not hasattr(os, "geteuid") or folder.lstat().st_uid == os.geteuid()
 
 
+def check_brought(path: str) -> None:
+    """Let a path pass that a visitor may name: a regular file in this process's own folder, or an example.
+
+    Raises:
+        UnsupportedScan: It is anything else: another file of this machine, a link, a folder, a device, a web address.
+    """
+    refusal = UnsupportedScan("This file was not uploaded to this page; upload it, and give the path that the upload tells.")
+    file = Path(path)
+    # Not blocking: a pipe would wait for its other end. Not following: a link may lead anywhere.
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        folder = file.parent.resolve(strict=True)
+        if not any(folder.is_relative_to(own.resolve()) for own in (*_folders, examples_folder())):
+            raise refusal
+        descriptor = os.open(folder / file.name, flags)
+    except (OSError, ValueError):  # gone, a link, or no path at all
+        raise refusal from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise refusal
+    finally:
+        os.close(descriptor)
+
+
+def _files_in(values: tuple[object, ...]) -> Iterator[str]:
+    """The paths among a handler's arguments; Gradio marks each file that a visitor names with a type of its own."""
+    for value in values:
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, NamedString):
+                yield one
+
+
 def speaks(handler: Callable[..., Result]) -> Callable[..., Result]:
-    """Turn a handler's errors into sentences in the page; anything unforeseen is logged without its data."""
+    """Around every handler: files that no visitor brought are refused, and errors become sentences in the page.
+
+    Anything unforeseen is logged without its data.
+    """
 
     @functools.wraps(handler)
     def guarded(*args: object, **kwargs: object) -> Result:
         try:
+            for path in _files_in((*args, *kwargs.values())):
+                check_brought(path)
             return handler(*args, **kwargs)
         except NeurovisionError as e:
             raise gr.Error(str(e), title="Cannot do this", duration=20, print_exception=False) from None

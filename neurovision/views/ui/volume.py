@@ -16,7 +16,7 @@ from neurovision.ensemble.volume import VolumeFindings, analyze_volume
 from neurovision.errors import NeurovisionError, UnsupportedScan
 from neurovision.scan import contained
 from neurovision.scan.phantom import phantom_volume
-from neurovision.scan.read import sniff
+from neurovision.scan.sniff import sniff
 from neurovision.scan.study import Source, Study
 from neurovision.views.surface import surface
 from neurovision.views.ui import parts

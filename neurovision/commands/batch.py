@@ -8,13 +8,11 @@ from typing import Annotated
 
 import typer
 
-from neurovision.serving.hub_cli import Weights
-
-NETWORKS = typer.Option(help="How the networks are run: auto, openvino, keras or reference.")
+from neurovision.commands.options import Engine, EngineChoice, Insecure, Weights
 
 
 class BatchEngine(StrEnum):
-    """Names of ``batch.ENGINES``."""
+    """Names of ``serving.batch_options.ENGINES``."""
 
     local = "local"
     ray = "ray"
@@ -28,7 +26,7 @@ def batch(
     ] = BatchEngine.local,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes or actors; as many as fit by default.")] = None,
     weights: Weights = None,
-    networks: Annotated[str, NETWORKS] = "auto",
+    networks: Engine = EngineChoice.auto,
     masks: Annotated[bool, typer.Option(help="Write masks beside the table.")] = True,
     anonymize: Annotated[
         bool, typer.Option("--anonymize", "--anonymise", help="Name sources by keyed digests instead of paths.")
@@ -40,7 +38,7 @@ def batch(
     days: Annotated[int | None, typer.Option(help="Archive: how old studies may be.")] = None,
     description: Annotated[str, typer.Option(help="Archive: what a series' description contains.")] = "",
     least_images: Annotated[int, typer.Option(help="Archive: leave out series with fewer images.")] = 8,
-    insecure: Annotated[bool, typer.Option("--insecure-http", help="Archive: allow plain http to another machine.")] = False,
+    insecure: Insecure = False,
 ) -> None:
     """Analyze an archive: a Parquet table of findings and masks, in partitions, with one machine or a Ray cluster.
 
@@ -53,8 +51,9 @@ def batch(
     from neurovision.serving.pacs import SeriesFilter, Server
 
     options = Options(
-        engine.value, workers, weights, networks, masks, anonymize, partition, address, cpus_per_worker, gpus_per_worker
-    )
+        engine.value, workers, weights, networks.value, masks, anonymize, partition, address, cpus_per_worker,
+        gpus_per_worker,
+    )  # fmt: skip
     is_archive = source.startswith(("http://", "https://"))
     server = Server.from_environment(source, insecure=insecure) if is_archive else None
     print("Listing the source ...", flush=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from neurovision.commands.options import Weights
 
 
 def serve(
@@ -16,7 +17,7 @@ def serve(
     limit_uploads: Annotated[int | None, typer.Option(min=0, help="Uploads a minute of one address; 0 for any.")] = None,
     limit_calls: Annotated[int | None, typer.Option(min=0, help="Actions a minute of one address; 0 for any.")] = None,
     limit_upload_mb: Annotated[int | None, typer.Option(min=0, help="MB of one upload; 0 for any.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")] = None,
+    weights: Weights = None,
     ray: Annotated[bool, typer.Option("--ray", help="As one replica on Ray Serve.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join.")] = None,
     cpus: Annotated[float, typer.Option(help="Processors of the Ray replica.")] = 1.0,

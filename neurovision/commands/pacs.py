@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from neurovision.serving.hub_cli import Weights
+from neurovision.commands.options import Insecure, Weights
 from neurovision.serving.pacs import Ledger, Pacs, SeriesEntry, SeriesFilter, Server, analyze_series
 from neurovision.serving.pacs import watch as run_watch
 
@@ -23,7 +23,6 @@ pacs_app = typer.Typer(
 Url = Annotated[str | None, typer.Option(help="DICOMweb root; NEUROVISION_PACS_URL by default.")]
 User = Annotated[str | None, typer.Option(help="User; NEUROVISION_PACS_USER by default.")]
 Ca = Annotated[Path | None, typer.Option(help="Certificates to trust; NEUROVISION_PACS_CA by default.")]
-Insecure = Annotated[bool, typer.Option("--insecure-http", help="Allow plain http to another machine.")]
 Work = Annotated[Path | None, typer.Option(help="Folder of the ledger and of unfinished work.")]
 Days = Annotated[int, typer.Option(help="How many days back.")]
 StudyUid = Annotated[str, typer.Argument(help="Study Instance UID.")]

@@ -8,25 +8,25 @@ from typing import Annotated
 
 import typer
 
+from neurovision.commands.options import FIRST_THREE, Data, Folds, NewWeights, Out, Seed, ValidationFold, Weights, WithoutLgg
+
 diffuse_app = typer.Typer(
     help="Generated pictures of heads: a small denoising diffusion model (DDIM). They show no patient and no diagnosis.",
     no_args_is_help=True,
 )
 
-Data = Annotated[Path | None, typer.Option(help="Prepared scans; NEUROVISION_DATA by default.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights folder; the project's own by default.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Cache = Annotated[Path, typer.Option(help="Folder for canvases.")]
 
 
 @diffuse_app.command()
 def train(
     data: Data = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one goes on.")] = Path("runs/diffusion"),
-    folds: Annotated[str, typer.Option(help="Folds to train on.")] = "1,2,3",
-    validation_fold: Annotated[int, typer.Option(help="Fold that is only measured on.")] = 4,
+    folds: Folds = FIRST_THREE,
+    validation_fold: ValidationFold = 4,
     epochs: Annotated[int | None, typer.Option(help="Passes over the scans; the plan's own by default.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the pictures; the plan's own by default.")] = None,
-    without_lgg: Annotated[bool, typer.Option(help="Leave LGG out, and its non-commercial terms with it.")] = False,
+    without_lgg: WithoutLgg = False,
     precision: Annotated[str, typer.Option(help="float32, or mixed_bfloat16 where the processor has it.")] = "float32",
     seed: Seed = 1,
 ) -> None:
@@ -41,14 +41,13 @@ def train(
     usual = Plan()
     plan = replace(usual, epochs=epochs or usual.epochs, size=size or usual.size)
     sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
-    wanted = [int(f) for f in folds.split(",") if f.strip().isdigit()]
-    print(run(plan, data_root(data), wanted, validation_fold, out, sources, seed, precision))
+    print(run(plan, data_root(data), list(folds.numbers), validation_fold, out, sources, seed, precision))
 
 
 @diffuse_app.command()
 def export(
     run: Annotated[Path, typer.Option(help="Folder of the run, finished or not.")] = Path("runs/diffusion"),
-    out: Annotated[Path, typer.Option(help="Weights folder to write.")] = Path("weights"),
+    out: NewWeights = Path("weights"),
 ) -> None:
     """Write a run's averaged weights, float16, and their manifest with its digest."""
     from neurovision.training.diffusion import export as write
@@ -58,7 +57,7 @@ def export(
 
 @diffuse_app.command()
 def sample(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures; made if need be.")],
+    out: Out,
     count: Annotated[int, typer.Option(help="How many pictures.", min=1, max=10_000)] = 8,
     steps: Annotated[int, typer.Option(help="Of denoising.", min=1, max=1000)] = 20,
     tumor: Annotated[bool | None, typer.Option(help="With or without a tumor; by default in turn.")] = None,
@@ -87,7 +86,7 @@ def check(
     page: Annotated[Path, typer.Option(help="Markdown to write; a picture of samples goes to images/ beside it.")] = Path(
         "docs/diffusion.md"
     ),
-    cache: Annotated[Path, typer.Option(help="Folder for canvases.")] = Path("runs/cache"),
+    cache: Cache = Path("runs/cache"),
     weights: Weights = None,
 ) -> None:
     """Measure the pictures: distance from real ones, and whether any copies a training picture."""
@@ -109,7 +108,7 @@ def ablate(
     steps: Annotated[int, typer.Option(help="Of each training.", min=1)] = 400,
     seeds: Annotated[int, typer.Option(help="Trainings of each arm.", min=1, max=20)] = 3,
     page: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("docs/diffusion.md"),
-    cache: Annotated[Path, typer.Option(help="Folder for canvases.")] = Path("runs/cache"),
+    cache: Cache = Path("runs/cache"),
     weights: Weights = None,
 ) -> None:
     """Measure whether a small classifier gains from generated pictures, on patients that none of them saw."""

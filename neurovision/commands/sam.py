@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from neurovision.commands.options import Out
+
 sam_app = typer.Typer(
     help="Propose masks by points and boxes (SAM), and accept one into a training set. A proposal is a person's aid: SAM "
     "knows nothing of tumors.",
@@ -30,7 +32,7 @@ def fetch() -> None:
 @sam_app.command()
 def propose(
     file: Annotated[Path, typer.Argument(help="A scan.")],
-    out: Annotated[Path, typer.Option(help="Folder for the proposals; made if need be.")],
+    out: Out,
     point: Annotated[list[str] | None, typer.Option(help="x,y of a pixel in the object; may be repeated.")] = None,
     outside: Annotated[list[str] | None, typer.Option(help="x,y of a pixel that does not belong to it.")] = None,
     box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the object.")] = None,

@@ -1,0 +1,1 @@
+"""What ``neurovision`` takes: one file a group of commands, thin, with every heavy import inside its command."""

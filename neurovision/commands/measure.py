@@ -1,0 +1,155 @@
+"""``neurovision evaluate``, ``explain``, ``reproduce`` and ``bench``: every number that the documents print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurovision.commands.options import AsJson, Data, Engine, EngineChoice, Runs, Source, TestFold, Weights
+
+Names = Annotated[list[str] | None, typer.Argument(help="Claims, such as e-custom-cnn; an unknown one lists all.")]
+Splits = Annotated[list[str] | None, typer.Option(help="patients, slices or copies; each claim's own by default.")]
+
+
+def evaluate(
+    data: Data = None,
+    fold: TestFold = 4,
+    out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("docs/evaluation"),
+    weights: Weights = None,
+    engine: Engine = EngineChoice.auto,
+    runs: Runs = Path("runs"),
+    source: Source = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many scans of each data set: a trial.")] = None,
+    sequence: Annotated[list[str], typer.Option(help="LGG's sequence, FLAIR or T1c; may be given twice.")] = ["FLAIR"],  # noqa: B006
+    failures: Annotated[
+        Path | None, typer.Option(help="Draw the worst cases into this folder; they are patients' pictures.")
+    ] = None,
+) -> None:
+    """Measure every member, the vote and the verdict on one fold; write Markdown, JSON and figures.
+
+    After a full run on an unseen fold the model card beside the folder is written anew.
+    """
+    from neurovision.evaluation.card import write_card
+    from neurovision.evaluation.evaluate import evaluate as run
+    from neurovision.training.dataset import SOURCES, data_root
+
+    run(
+        data_root(data),
+        fold,
+        out,
+        weights=weights,
+        engine=engine.value,
+        sources=tuple(source or SOURCES),
+        sequences=tuple(sequence),
+        limit=limit,
+        histories=runs if runs.is_dir() else None,
+        failures=failures,
+    )
+    print(out / "evaluation.md")
+    if limit is None and not source:
+        write_card(weights, out / "evaluation.json", out.parent / "MODEL_CARD.md")
+        print(out.parent / "MODEL_CARD.md")
+
+
+def explain(
+    data: Data = None,
+    fold: TestFold = 4,
+    limit: Annotated[int, typer.Option(help="Scans with a tumor of each data set.")] = 20,
+    weights: Weights = None,
+    classifier: Annotated[
+        list[Path] | None, typer.Option(help="Folder of 'neurovision fit-classifier', instead of the members; repeatable.")
+    ] = None,
+) -> None:
+    """Measure whether the heat of Grad-CAM falls in the tumor: of each member, or of trained classifiers."""
+    from neurovision.ensemble.classify import TrainedClassifier
+    from neurovision.ensemble.engine import load_member
+    from neurovision.ensemble.weights import load_manifest
+    from neurovision.evaluation.explain import measure_pointing
+    from neurovision.training.dataset import data_root, load_index
+
+    if classifier:
+        networks = ((folder.name, TrainedClassifier.load(folder).model) for folder in classifier)
+    else:
+        manifest = load_manifest(weights)
+        networks = ((entry.name, load_member(entry, manifest)) for entry in manifest.members)
+    print("network            data       scans   hits  share  chance")
+    for name, model in networks:
+        for source in ("figshare", "lgg"):
+            tumors = [i for i in load_index(data_root(data), [source], [fold]) if i.tumor and i.mask is not None]
+            p = measure_pointing(model, tumors[:: max(1, len(tumors) // limit)][:limit])
+            print(f"{name:18} {source:9} {p.scans:6} {p.hits:6.2f} {p.share:6.2f} {p.chance:7.2f}")
+
+
+def reproduce(
+    recipe: Names = None,
+    every: Annotated[bool, typer.Option("--all", help="Run every claim that has no result yet.")] = False,
+    data: Data = None,
+    runs: Annotated[Path, typer.Option(help="Folder for canvases and probabilities.")] = Path("runs/reproduce"),
+    budget: Annotated[str, typer.Option(help="small, or full: what the document lists.")] = "small",
+    split: Splits = None,
+    again: Annotated[bool, typer.Option(help="Run what has a result already.")] = False,
+    results: Annotated[Path, typer.Option(help="JSON lines that results are added to.")] = Path("docs/reproduction.jsonl"),
+    page: Annotated[Path, typer.Option(help="Markdown that the results are rendered into.")] = Path("docs/reproduction.md"),
+) -> None:
+    """Run the documents' claims again: claimed and measured side by side, under their own split and by patient.
+
+    Without a claim the page is rendered from the results that are there.
+    """
+    import logging
+
+    from neurovision.errors import ModelError
+    from neurovision.evaluation.reproduce import WORDS, read, render
+    from neurovision.evaluation.reproduce import reproduce as run
+    from neurovision.files import write
+    from neurovision.training.claims import CLAIMS, claim
+    from neurovision.training.dataset import data_root
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if budget not in ("small", "full"):
+        raise ModelError(f"A budget is 'small' or 'full'; received {budget!r}.")
+    if split and (unknown := [s for s in split if s not in WORDS]):
+        raise ModelError(f"A split is one of {', '.join(WORDS)}; received {unknown[0]!r}.")
+    names = [c.name for c in CLAIMS] if every else [claim(name).name for name in recipe or []]
+    if names:
+        chosen = None if split is None else [how for how in WORDS if how in split]
+        run(names, data_root(data), runs, results, page, budget, chosen, again)
+    write(page, render(read(results)))
+    print(page)
+
+
+def bench(
+    weights: Weights = None,
+    data: Data = None,
+    engine: Engine = EngineChoice.auto,
+    repeats: Annotated[int, typer.Option(help="Runs that each median is taken of.", min=1)] = 15,
+    starts: Annotated[int, typer.Option(help="Cold starts that their median is taken of.", min=1)] = 15,
+    scans: Annotated[int, typer.Option(help="Scans that are timed and whose labels are compared.", min=1)] = 40,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also plot cost as work grows into this PNG.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Also put the tables between this page's marks.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the speed against the naive way, as ratios; on real scans where NEUROVISION_DATA or --data names some."""
+    import json
+
+    from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.ensemble.weights import load_manifest
+    from neurovision.evaluation.bench import bench as run
+    from neurovision.evaluation.bench import scaling, table, write_measured
+    from neurovision.files import write as write_file
+    from neurovision.training.dataset import data_root
+
+    root = data_root(data) if data or os.environ.get("NEUROVISION_DATA") else None
+    folder = load_manifest(weights).folder
+    result = run(folder, root, engine.value, repeats, starts, scans)
+    if plot is not None:
+        result["scaling_milliseconds"] = scaling(Analyzer.load(folder, "openvino"), plot)
+    text = json.dumps(result, indent=1)
+    if out is not None:
+        write_file(out, text.encode())
+    if write is not None:
+        write_measured(write, result)
+    print(text if as_json else table(result))

@@ -1,0 +1,156 @@
+"""``neurovision data``, ``train``, ``stack``, ``fit-classifier`` and ``search``: from scans to weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurovision.commands.options import (
+    FIRST_THREE,
+    FIRST_TWO,
+    Data,
+    Folds,
+    NewWeights,
+    Runs,
+    Seed,
+    Source,
+    ValidationFold,
+    WithoutLgg,
+)
+
+
+def data(
+    source: Annotated[Path, typer.Argument(help="A prepared folder to check, or a folder of original downloads.")],
+    out: Annotated[Path | None, typer.Option(help="Prepare the originals into this folder.")] = None,
+) -> None:
+    """Check prepared scans, or prepare the original downloads (figshare .mat, kaggle_3m, yes/no, notumor)."""
+    from collections import Counter
+
+    from neurovision.training.dataset import SOURCES, load_index
+
+    if out is not None:
+        from neurovision.training.originals import prepare_originals
+
+        prepare_originals(source, out)
+        source = out
+    present = [s for s in SOURCES if (source / s / "index.csv").is_file()]
+    items = load_index(source, present or SOURCES)
+    print(f"{'data set':10} {'fold':>4} {'scans':>6} {'tumor':>6}")
+    counts = Counter((i.source, i.fold, i.tumor) for i in items)
+    for name, fold in sorted({(s, f) for s, f, _ in counts}):
+        with_tumor, without = counts[name, fold, True], counts[name, fold, False]
+        print(f"{name:10} {fold:4} {with_tumor + without:6} {with_tumor:6}")
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="A segmenter; see 'neurovision models'.")],
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    folds: Folds = FIRST_TWO,
+    validation_fold: ValidationFold = 3,
+    without_lgg: WithoutLgg = False,
+    published: Annotated[bool, typer.Option(help="The documents' size and schedule, not the shipped recipe.")] = False,
+    accepted: Annotated[bool, typer.Option(help="Also train on masks accepted with 'neurovision sam accept'.")] = False,
+    seed: Seed = 1,
+) -> None:
+    """Train one network by its recipe, after the one that lends its encoder; a stopped run goes on where it was."""
+    import logging
+
+    from neurovision.training.dataset import SOURCES, data_root
+    from neurovision.training.fit import lendable
+    from neurovision.training.fit import train as run
+    from neurovision.training.recipes import published_recipe, recipe
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
+    chosen = published_recipe(name) if published else recipe(name)
+    verbose = 1 if sys.stderr.isatty() else 2
+    wanted = [chosen]
+    if chosen.start and lendable(runs / chosen.start) is None:
+        wanted.insert(0, recipe(chosen.start))
+    for each in wanted:
+        place = runs / each.name
+        print(run(each, data_root(data), list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted))
+
+
+def stack(
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    out: NewWeights = Path("weights"),
+    vote_fold: Annotated[int, typer.Option(help="Fold that no member was trained on.")] = 3,
+) -> None:
+    """Fit the vote and the verdict on a fold that no member saw, and write the weights and their manifest."""
+    import logging
+
+    from neurovision.training.dataset import data_root
+    from neurovision.training.stack import stack as run
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(run(data_root(data), runs, out, vote_fold))
+
+
+def fit_classifier(
+    recipe: Annotated[str, typer.Argument(help="A recipe, such as custom_cnn; an unknown one lists them all.")],
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    folds: Folds = FIRST_THREE,
+    validation_fold: ValidationFold = 4,
+    source: Source = None,
+    size: Annotated[int | None, typer.Option(help="Side of the canvas; the published one by default.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Another encoder, such as efficientnetlite0.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the head, or of the custom CNN.")] = None,
+    imagenet: Annotated[bool, typer.Option(help="Start the encoder from ImageNet weights.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Shorten every stage to so many epochs.")] = None,
+) -> None:
+    """Train one whole-image classifier into RUNS/classifier-RECIPE; draw its history, confusion matrix and ROC there."""
+    from neurovision.evaluation.classifier_figures import draw_classifier
+    from neurovision.training.dataset import data_root
+    from neurovision.training.fit_classifier import fit_classifier as run
+
+    given = {"encoder": encoder, "width": width, "encoder_weights": "imagenet" if imagenet else None}
+    config = {key: value for key, value in given.items() if value is not None}
+    out = runs / f"classifier-{recipe}"
+    told = run(
+        recipe, data_root(data), list(folds.numbers), validation_fold, out, tuple(source or ["navoneel"]), size, config,
+        epochs, verbose=2,
+    )  # fmt: skip
+    draw_classifier(out)
+    print(json.dumps({"classifier": str(out), "threshold": told["threshold"], **told["validation"]}, indent=1))
+
+
+def search(
+    how: Annotated[str, typer.Argument(help="random or grid.")] = "random",
+    out: Annotated[Path, typer.Option(help="Folder of log and tables; a stopped search goes on.")] = Path("runs/search"),
+    data: Data = None,
+    trials: Annotated[int, typer.Option(help="Settings to try in all.", min=1)] = 20,
+    folds: Folds = FIRST_TWO,
+    validation_fold: ValidationFold = 3,
+    source: Source = None,
+    size: Annotated[int, typer.Option(help="Side of the canvas.")] = 96,
+    epochs: Annotated[int, typer.Option(help="At most so many epochs a trial.")] = 10,
+    encoder: Annotated[str, typer.Option(help="Encoder under the searched head.")] = "efficientnetlite0",
+) -> None:
+    """Search learning rate, optimizer, dropout, dense units, batch and loss of a classifier; write a results table."""
+    import numpy as np
+
+    from neurovision.errors import DataError
+    from neurovision.training.dataset import data_root, load_index, pack
+    from neurovision.training.fit_classifier import Labeled
+    from neurovision.training.search import classifier_trial
+    from neurovision.training.search import search as run
+
+    training_folds = list(folds.numbers)
+    if validation_fold in training_folds:
+        raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
+    sources = source or ["navoneel"]
+    parts = []
+    for chosen in (training_folds, [validation_fold]):
+        items = load_index(data_root(data), sources, chosen)
+        parts.append(Labeled(pack(items, size, out / "cache")[0], np.array([i.tumor for i in items])))
+    told = {"folds": training_folds, "validation": validation_fold, "sources": sources, "size": size, "epochs": epochs}
+    ask = classifier_trial(parts[0], parts[1], epochs, encoder, "imagenet")
+    print(run(ask, out, how, trials, settings={**told, "encoder": encoder}))
