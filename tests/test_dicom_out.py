@@ -15,10 +15,10 @@ from pydicom import dcmread
 from truth import TruthAnalyzer
 
 from neurovision.ensemble.volume import VolumeFindings, analyze_volume
-from neurovision.scan.nifti import RAS_TO_LPS
+from neurovision.scan.grid import RAS_TO_LPS
 from neurovision.scan.read import read
 from neurovision.scan.study import Study
-from neurovision.views.dicom_out import write_dicom, write_nifti_mask
+from neurovision.views.dicom_out import Objects, write_dicom, write_nifti_mask
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def errors(path: Path) -> list[str]:
 @pytest.mark.parametrize("kind", ["series", "enhanced"])
 def test_segmentation_lines_up_voxel_for_voxel(sources: dict[str, Path], tmp_path: Path, kind: str):
     study, volume = analyzed(sources[kind])
-    paths = write_dicom(volume, study, [sources[kind]], tmp_path, fractional=True)
+    paths = write_dicom(volume, study, tmp_path, fractional=True).paths
     assert [p.name for p in paths] == [f"{kind}.seg.dcm", f"{kind}.prob.seg.dcm", f"{kind}.sr.dcm"]
     segmentation = highdicom.seg.segread(paths[0])
     tumor = head()[1] == 2
@@ -73,7 +73,7 @@ def test_segmentation_lines_up_voxel_for_voxel(sources: dict[str, Path], tmp_pat
 
 def test_every_frame_of_the_segmentation_names_its_source(sources: dict[str, Path], tmp_path: Path):
     study, volume = analyzed(sources["series"])
-    segmentation = dcmread(write_dicom(volume, study, [sources["series"]], tmp_path)[0])
+    segmentation = dcmread(write_dicom(volume, study, tmp_path).paths[0])
     places = {d.SOPInstanceUID: d.ImagePositionPatient for d in map(dcmread, sources["series"].iterdir())}
     for frame in segmentation.PerFrameFunctionalGroupsSequence:
         named = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
@@ -82,7 +82,7 @@ def test_every_frame_of_the_segmentation_names_its_source(sources: dict[str, Pat
 
 def test_report_measures(sources: dict[str, Path], tmp_path: Path):
     study, volume = analyzed(sources["series"])
-    path = write_dicom(volume, study, [sources["series"]], tmp_path)[-1]
+    path = write_dicom(volume, study, tmp_path).paths[-1]
     report = highdicom.sr.srread(path)
     assert (report.CompletionFlag, report.VerificationFlag) == ("PARTIAL", "UNVERIFIED")
     assert report.PreliminaryFlag == "PRELIMINARY"
@@ -103,7 +103,7 @@ def test_report_measures(sources: dict[str, Path], tmp_path: Path):
 
 def test_no_tumor_is_written_as_an_empty_segment(sources: dict[str, Path], tmp_path: Path):
     study, volume = analyzed(sources["series"], np.minimum(head()[1], 1))
-    seg, sr = write_dicom(volume, study, [sources["series"]], tmp_path)
+    seg, sr = write_dicom(volume, study, tmp_path).paths
     assert not highdicom.seg.segread(seg).pixel_array.any()
     report = highdicom.sr.srread(sr)
     assert report.content.get_volumetric_roi_measurement_groups() == []
@@ -116,7 +116,7 @@ def test_three_types_are_three_segments(sources: dict[str, Path], tmp_path: Path
     for kind, rows in ((2, slice(10, 20)), (3, slice(25, 35)), (4, slice(40, 50))):
         truth[3:6, rows, 20:40] = kind
     study, volume = analyzed(sources["enhanced"], truth)
-    seg, sr = write_dicom(volume, study, [sources["enhanced"]], tmp_path)
+    seg, sr = write_dicom(volume, study, tmp_path).paths
     segmentation = highdicom.seg.segread(seg)
     assert [s.SegmentLabel for s in segmentation.SegmentSequence] == ["Glioma", "Meningioma", "Pituitary tumor"]
     colors = segmentation.get_volume(combine_segments=True).array
@@ -129,7 +129,7 @@ def test_one_slice_of_a_single_file(sources: dict[str, Path], tmp_path: Path):
     path = next(sources["series"].glob("*-5.dcm"))
     study = read(path)
     findings = TruthAnalyzer(head()[1][5:6]).analyze(study)
-    seg, sr = write_dicom(findings, study, [path], tmp_path, stem="one")
+    seg, sr = write_dicom(findings, study, tmp_path, stem="one").paths
     assert np.array_equal(highdicom.seg.segread(seg).pixel_array > 0, head()[1][5] == 2)
     (group,) = highdicom.sr.srread(sr).content.get_volumetric_roi_measurement_groups()
     values = {m.name.meaning: m.value for m in group.get_measurements()}
@@ -140,17 +140,17 @@ def test_one_slice_of_a_single_file(sources: dict[str, Path], tmp_path: Path):
 
 def test_the_same_result_is_the_same_object(sources: dict[str, Path], tmp_path: Path):
     study, volume = analyzed(sources["series"])
-    first = [dcmread(p).SOPInstanceUID for p in write_dicom(volume, study, [sources["series"]], tmp_path / "1")]
-    again = [dcmread(p).SOPInstanceUID for p in write_dicom(volume, study, [sources["series"]], tmp_path / "2")]
+    first = [dcmread(p).SOPInstanceUID for p in write_dicom(volume, study, tmp_path / "1").paths]
+    again = [dcmread(p).SOPInstanceUID for p in write_dicom(volume, study, tmp_path / "2").paths]
     assert first == again
     other = analyzed(sources["series"], np.minimum(head()[1], 1))[1]
-    assert dcmread(write_dicom(other, study, [sources["series"]], tmp_path / "3")[0]).SOPInstanceUID not in first
+    assert dcmread(write_dicom(other, study, tmp_path / "3").paths[0]).SOPInstanceUID not in first
 
 
 def test_secondary_capture_of_a_picture(tmp_path: Path):
     volume, truth = head()
     findings = TruthAnalyzer(truth).analyze(volume, 5)
-    (path,) = write_dicom(findings, volume, [], tmp_path)
+    (path,) = write_dicom(findings, volume, tmp_path).paths
     capture = dcmread(path)
     assert path.name == "phantom-glioma-1.sc.dcm"
     assert np.array_equal(capture.pixel_array, findings.overlay())
@@ -166,7 +166,7 @@ def test_secondary_capture_of_dicom_without_geometry(sources: dict[str, Path], t
     dataset.save_as(tmp_path / "flat.dcm")
     study = read(tmp_path / "flat.dcm")
     findings = TruthAnalyzer(head()[1][5:6]).analyze(study)
-    (path,) = write_dicom(findings, study, [tmp_path / "flat.dcm"], tmp_path / "out")
+    (path,) = write_dicom(findings, study, tmp_path / "out").paths
     assert path.name == "flat.sc.dcm"
     assert dcmread(path).StudyInstanceUID == dataset.StudyInstanceUID
 
@@ -174,13 +174,13 @@ def test_secondary_capture_of_dicom_without_geometry(sources: dict[str, Path], t
 def test_rejected_results_write_nothing(sources: dict[str, Path], tmp_path: Path):
     study = read(sources["series"])
     volume = analyze_volume(TruthAnalyzer(head()[1], rejected=range(10)), study)
-    assert write_dicom(volume, study, [sources["series"]], tmp_path) == []
+    assert write_dicom(volume, study, tmp_path) == Objects()
 
 
 def test_nifti_label_map_in_the_files_own_voxels(sources: dict[str, Path], tmp_path: Path):
     study, volume = analyzed(sources["nifti"])
     assert np.array_equal(volume.mask, head()[1])
-    path = write_nifti_mask(volume, study, sources["nifti"], tmp_path / "x.mask.nii.gz")
+    path = write_nifti_mask(volume, study, tmp_path / "x.mask.nii.gz")
     image, source = nib.load(path), nib.load(sources["nifti"])
     assert image.shape == source.shape
     assert np.allclose(image.affine, source.affine, atol=1e-4)
@@ -190,6 +190,6 @@ def test_nifti_label_map_in_the_files_own_voxels(sources: dict[str, Path], tmp_p
 
 def test_nifti_label_map_of_a_dicom_series(sources: dict[str, Path], tmp_path: Path):
     study, volume = analyzed(sources["series"])
-    image = nib.load(write_nifti_mask(volume, study, None, tmp_path / "x.nii"))
+    image = nib.load(write_nifti_mask(volume, study, tmp_path / "x.nii"))
     assert np.array_equal(np.asanyarray(image.dataobj), volume.mask)
     assert np.allclose(RAS_TO_LPS @ image.affine, study.affine, atol=1e-4)

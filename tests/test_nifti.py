@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from neurovision.errors import DamagedScan, NeurovisionError, ScanTooLarge, UnsupportedScan
-from neurovision.scan.nifti import RAS_TO_LPS, read_grid
+from neurovision.scan.grid import RAS_TO_LPS
 from neurovision.scan.read import find_scans, read, read_bytes
 
 CODES = ["".join(c) for c in itertools.permutations("RAS")] + ["LPS", "LIP", "SPL", "PIR", "ILA", "ARI"]
@@ -86,7 +86,7 @@ def test_thick_slices_are_cut_across_their_axis():
 def test_a_label_map_goes_back_to_the_files_own_voxels(tmp_path: Path):
     image = volume("ILA", turned=True)
     image.to_filename(tmp_path / "x.nii.gz")
-    grid = read_grid(tmp_path / "x.nii.gz")
+    grid = read(tmp_path / "x.nii.gz").grid
     voxels = np.asanyarray(image.dataobj)
     assert np.array_equal(grid.to_file(grid.to_slices(voxels)), voxels)
     assert np.allclose(grid.file_affine, image.affine)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from neurovision.cli import app
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.scan.nifti import RAS_TO_LPS
+from neurovision.scan.grid import RAS_TO_LPS
 
 
 @pytest.fixture()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.ensemble.volume import VolumeFindings
     from neurovision.scan.study import Study
+    from neurovision.views.dicom_out import Objects
 
 
 class Report(StrEnum):
@@ -77,16 +78,19 @@ def predict(
                     files = tuple(deidentify(files, out / f"{stem}{DEIDENTIFIED}"))
                 study = read_files(files, scan.name)
                 findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
-                _write_findings(analyzer, findings, study, files, out, stem, report)
+                objects = None
                 if study.source.format == "DICOM" or dicom:
                     from neurovision.views.dicom_out import write_dicom
 
-                    write_dicom(findings, study, files, out, stem, fractional)
+                    objects = write_dicom(findings, study, out, stem, fractional)
+                _write_findings(analyzer, findings, study, objects, out, stem, report)
         except ScanError as e:
             reason = str(e).removeprefix(f"{scan.name}: ").removeprefix(f"{Path(scan.name).name}: ")
             write(out / f"{stem}.json", json.dumps(_unread(scan.name, reason), indent=1).encode())
         else:
             reason = findings.reason
+            if reason is None and objects is not None and objects.missing:
+                reason = f"no {' and no '.join(m.object for m in objects.missing)} written. {objects.missing[0].reason}"
         if reason is not None:
             failed += 1
             tqdm.write(f"{scan.name}: {reason}", file=sys.stderr)
@@ -133,7 +137,7 @@ def _write_findings(
     analyzer: Analyzer,
     findings: Findings | VolumeFindings,
     study: Study,
-    files: tuple[Path, ...],
+    objects: Objects | None,
     out: Path,
     stem: str,
     report: Report | None,
@@ -150,10 +154,11 @@ def _write_findings(
     else:
         largest = findings.largest_slice
         shown = analyzer.analyze(study, study.n_slices // 2 if largest is None else largest)
-    write_mask(findings, study, files, out, stem)
+    write_mask(findings, study, out, stem)
     write(out / f"{stem}.overlay.png", cv2.imencode(".png", shown.overlay()[..., ::-1])[1].tobytes())
     if report is Report.pdf:
         from neurovision.views.report import write_pdf
 
         write_pdf(shown, out / f"{stem}.pdf")
-    write(out / f"{stem}.json", json.dumps(findings.to_json(), indent=1).encode())
+    told = findings.to_json() | ({} if objects is None else {"dicom": objects.to_json()})
+    write(out / f"{stem}.json", json.dumps(told, indent=1).encode())

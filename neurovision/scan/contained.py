@@ -38,6 +38,8 @@ import numpy as np
 from neurovision import errors
 from neurovision.errors import DamagedScan, ScanError, ScanTooLarge
 from neurovision.scan import masks, read
+from neurovision.scan.grid import Grid
+from neurovision.scan.headers import Headers
 from neurovision.scan.masks import Truth
 from neurovision.scan.study import Source, Study
 
@@ -245,6 +247,8 @@ def _study(answer: dict[str, Any], pixels: np.ndarray) -> Study:
             None if spacing is None else tuple(None if v is None else float(v) for v in spacing),  # type: ignore[arg-type]
             None if affine is None else np.array(affine, np.float64),
             tuple(str(w)[:400] for w in answer["warnings"][:50]),
+            None if answer.get("headers") is None else Headers.from_json(answer["headers"]),
+            None if answer.get("grid") is None else Grid.from_json(answer["grid"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError) as e:
         raise DamagedScan("The reader's answer makes no sense, so the file is damaged or hostile; export it again.") from e
@@ -263,7 +267,8 @@ def _do(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
                 "sequence": found.source.sequence,
             },
             "spacing": found.spacing, "affine": None if found.affine is None else found.affine.tolist(),
-            "warnings": found.warnings,
+            "warnings": found.warnings, "headers": None if found.headers is None else found.headers.to_json(),
+            "grid": None if found.grid is None else found.grid.to_json(),
         }  # fmt: skip
         return answer, found.pixels
     if request["do"] == "group":

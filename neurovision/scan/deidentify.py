@@ -11,7 +11,7 @@ from pydicom import Dataset
 
 from neurovision.errors import DamagedScan, UnsupportedScan
 from neurovision.files import write
-from neurovision.scan.dicom import load, parse
+from neurovision.scan.dicom.parse import load, parse_bytes
 
 METHOD = "PS3.15 basic profile, neurovision"
 TABLE = "dicomfields_2026c"  # PS3.15 table E.1-1 as of 2026c
@@ -40,7 +40,7 @@ def deidentify(paths: Sequence[Path], folder: Path, keep_burned_in: bool = False
     written = []
     try:
         for number, path in enumerate(paths, 1):
-            dataset = parse(load(path), path.name)
+            dataset = parse_bytes(load(path), path.name)
             if not keep_burned_in and str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
                 raise UnsupportedScan(
                     f"{path.name}: de-identification keeps the pixels, and this file says that annotations are burnt "

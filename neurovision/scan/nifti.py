@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
+from neurovision.scan.grid import RAS_TO_LPS, Grid
 from neurovision.scan.images import MIN_SIDE
 from neurovision.scan.intensity import replace_non_numbers, scale_robust
 from neurovision.scan.names import stem_of
@@ -23,44 +23,9 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 512_000_000
 MAX_VOXELS = 100_000_000  # 400 MB as float32
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of xyzt_units to millimeters
 # The axes of (slice, row, column) for each plane that slices may lie in, as a reader looks at them.
 _PLANES = {"axial": ("S", "P", "L"), "coronal": ("P", "I", "L"), "sagittal": ("L", "I", "P")}
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How a file's voxels become slices, and back.
-
-    Attributes:
-        shape: The file's first three dimensions.
-        transform: nibabel's orientation transform from the file's axes to ``(slice, row, column)``.
-        file_affine: float64 ``(4, 4)``, file index to RAS millimeters.
-        affine: float64 ``(4, 4)``, ``(slice, row, column)`` to LPS millimeters.
-        known: Whether the file says how it lies in the patient.
-    """
-
-    shape: tuple[int, int, int]
-    transform: np.ndarray
-    file_affine: np.ndarray
-    affine: np.ndarray
-    known: bool
-
-    def to_slices(self, voxels: np.ndarray) -> np.ndarray:
-        """A view of the file's ``(I, J, K)`` voxels as ``(S, H, W)``."""
-        from nibabel.orientations import apply_orientation
-
-        return np.asarray(apply_orientation(voxels, self.transform))
-
-    def to_file(self, slices: np.ndarray) -> np.ndarray:
-        """A view of ``(S, H, W)`` slices in the file's own order ``(I, J, K)``."""
-        target = np.empty(self.transform.shape)
-        for source_axis, (axis, flip) in enumerate(self.transform):
-            target[int(axis)] = (source_axis, flip)
-        from nibabel.orientations import apply_orientation
-
-        return np.asarray(apply_orientation(slices, target))
 
 
 def is_nifti(head: bytes) -> bool:
@@ -133,17 +98,7 @@ def read_nifti(data: bytes, name: str) -> Study:
     across = abs(float(np.linalg.det(grid.affine[:3, :3]))) / (rows * columns)  # along the normal
     source = Source(Path(name).name, "NIfTI", digest, sequence)
     affine = grid.affine if grid.known else None
-    return Study(scale_robust(volume)[..., None], source, (across, rows, columns), affine, tuple(notes))
-
-
-def read_grid(path: Path) -> Grid:
-    """Read only the geometry of a NIfTI file, to write a label map in it.
-
-    Raises:
-        ScanError: As :func:`read_nifti`.
-    """
-    with path.open("rb") as stream:
-        return _grid(_header(_head(stream.read(64 * 1024)), path.name), path.name)
+    return Study(scale_robust(volume)[..., None], source, (across, rows, columns), affine, tuple(notes), grid=grid)
 
 
 def _head(data: bytes) -> bytes:

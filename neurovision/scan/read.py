@@ -329,17 +329,3 @@ def _load(file: Path) -> bytes:
             return stream.read(limit + 1)
     except OSError as e:
         raise DamagedScan(f"{file.name}: the file cannot be opened ({e.strerror}).") from e
-
-
-def files_of(path: Path) -> tuple[Path, ...]:
-    """The files behind a scan that :func:`read` takes: the file itself, or the files of a folder's DICOM series."""
-    if not path.is_dir():
-        return (path,)
-    files = [f for f in _look(path) if f.reason is None]
-    dicom = [f.file for f in files if f.kind == "DICOM"]
-    if not dicom:
-        return tuple(f.file for f in files)
-    from neurovision.scan.dicom import group_dicom
-
-    groups, strange, damaged = group_dicom(dicom)
-    return groups[0] if groups else (*strange, *damaged)

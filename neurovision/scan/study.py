@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from neurovision.errors import UnsupportedScan
+from neurovision.scan.grid import Grid
+from neurovision.scan.headers import Headers
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Study:
         affine: float64 ``(4, 4)`` taking the index ``(slice, row, column, 1)`` to patient millimeters in LPS
             (x grows to the patient's left, y to the back, z to the head), or None.
         warnings: Sentences for the reader: what is unusual about this scan.
+        headers: What objects made of a DICOM scan need of its headers; None for every other format.
+        grid: How the slices lie in a NIfTI file's own voxels; None for every other format.
 
     Raises:
         UnsupportedScan: A shape, type, range or spacing that breaks the rules above.
@@ -49,6 +53,8 @@ class Study:
     spacing: tuple[float | None, float, float] | None = None
     affine: np.ndarray | None = None
     warnings: tuple[str, ...] = field(default=())
+    headers: Headers | None = field(default=None, repr=False)  # which names a patient
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         p = self.pixels
@@ -60,6 +66,8 @@ class Study:
             raise UnsupportedScan(f"Spacing is in positive millimeters; received {self.spacing}.")
         if self.affine is not None and (self.affine.shape != (4, 4) or not np.isfinite(self.affine).all()):
             raise UnsupportedScan("An affine is a finite 4 x 4 matrix.")
+        if self.headers is not None and len(self.headers.images) != len(p):
+            raise UnsupportedScan("A study's headers name an image for every slice.")
 
     @property
     def n_slices(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import hmac
@@ -13,13 +14,13 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurovision.errors import BatchError, DamagedScan, ScanError
+from neurovision.errors import BatchError, ScanError
 from neurovision.scan.read import look_at
-from neurovision.scan.sniff import HEAD, kind_of
+from neurovision.scan.sniff import kind_of
 from neurovision.serving.pacs import SeriesEntry, SeriesFilter, Server
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from neurovision.scan.dicom.header import Header
 
 COLUMNS = ("path", "image")  # of a manifest: the first that it has names the files
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of a DICOMDIR
@@ -132,11 +133,10 @@ def _sorted_out(root: Path, files: Iterable[Path], missing: list[Skipped]) -> Li
         name = _relative(file, root)
         kind, reason = look_at(file, file.parent if ".." in name else root)
         if reason is None and kind == "DICOM":
-            try:
+            uid = ""
+            with contextlib.suppress(ScanError):  # a damaged file's row in the table will say so
                 reason = _not_mr(header := _header(file))
-            except ScanError:
-                header = None  # damaged: its row in the table will say so
-            uid = "" if header is None else str(header.get("SeriesInstanceUID", "") or "")
+                uid = header.text("SeriesInstanceUID")
             if reason is None and uid:
                 series.setdefault(uid, []).append(file)
                 continue
@@ -159,32 +159,33 @@ def _relative(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _header(file: Path) -> Dataset:
-    """The header of a DICOM file, of which no more than the first HEAD bytes are read where they suffice.
+def _header(file: Path) -> Header:
+    """The header of a DICOM file, without its pixels.
 
     Raises:
         ScanError: It cannot be read.
     """
-    from neurovision.scan.dicom import load, parse
+    from neurovision.scan.dicom.header import Header
+    from neurovision.scan.dicom.parse import parse_header
 
-    try:
-        with file.open("rb") as stream:
-            return parse(stream.read(HEAD), file.name, pixels=False)
-    except OSError as e:
-        raise DamagedScan(f"{file.name}: the file cannot be opened ({e.strerror}).") from e
-    except DamagedScan:
-        return parse(load(file), file.name, pixels=False)
+    return Header(parse_header(file), file.name)
 
 
-def _not_mr(header: Dataset) -> str | None:
-    """Why a DICOM file is no MR image, or None."""
-    meta = getattr(header, "file_meta", {})
-    if str(header.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID", "")) == MEDIA_DIRECTORY:
+def _not_mr(header: Header) -> str | None:
+    """Why a DICOM file is no MR image, or None.
+
+    Raises:
+        DamagedScan: A value that cannot be read.
+    """
+    kind = header.text("SOPClassUID")
+    if not kind and (meta := getattr(header.dataset, "file_meta", None)) is not None:
+        kind = str(meta.get("MediaStorageSOPClassUID", ""))
+    if kind == MEDIA_DIRECTORY:
         return "a DICOMDIR, which only lists files"
-    modality = str(header.get("Modality", "MR") or "MR").strip()
+    modality = header.text("Modality") or "MR"
     if modality != "MR":
         return f"modality {modality if re.fullmatch(r'[A-Z0-9]{2,8}', modality) else 'unknown'}, not MR"
-    return None if "Rows" in header else "a DICOM file without an image"
+    return None if header.holds("Rows") else "a DICOM file without an image"
 
 
 def _from_manifest(path: Path) -> Listing:
@@ -212,13 +213,12 @@ def _expanded(path: Path) -> Iterator[Path]:
 
 def _from_dicomdir(path: Path) -> Listing:
     """Follow the file references of a DICOMDIR, none of which may lead out of its folder."""
-    header = _header(path)
-    records = header.get("DirectoryRecordSequence")
+    records = _header(path).items("DirectoryRecordSequence")
     if not records:
         raise BatchError(f"{path.name} is no DICOMDIR; name the folder that holds the DICOM files.")
     root, files, missing = path.parent, [], []
     for record in records:
-        parts = record.get("ReferencedFileID")
+        parts = record.value("ReferencedFileID")
         if not parts:
             continue
         names = [parts] if isinstance(parts, str) else [str(p) for p in parts]

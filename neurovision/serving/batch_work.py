@@ -284,7 +284,7 @@ class Worker:
             return self._unread(unit, number, f"the program failed on it ({type(e).__name__}); please report this")
         analyzed = perf_counter()
         if self.job.masks and findings.status == "ok":
-            path = write_mask(findings, study, files, work, stem)
+            path = write_mask(findings, study, work, stem)
             mask = f"{MASKS}/{partition.name}/{path.name}"
         end = perf_counter()
         timing = {f"{stage}_ms": round(findings.timing_ms.get(stage, 0.0), 2) for stage in STAGES}

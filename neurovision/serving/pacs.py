@@ -452,7 +452,7 @@ def analyze_series(
                 findings = analyze_volume(analyzer, study)
                 if findings.status != "ok":
                     raise UnsupportedScan(findings.reason or "No slice shows a readable head.")
-                write_dicom(findings, study, group, part, stem=f"result-{number}")
+                write_dicom(findings, study, part, stem=f"result-{number}")
             part.replace(outbox)
         except ScanError as e:
             ledger.set(series.uid, "refused", str(e))

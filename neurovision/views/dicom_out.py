@@ -7,8 +7,7 @@ The UIDs follow from the source series, the weights and the mask, so that the sa
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +21,10 @@ from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.volume import VolumeFindings
 from neurovision.errors import UnsupportedScan
 from neurovision.files import replacing
+from neurovision.scan.grid import RAS_TO_LPS
+from neurovision.scan.headers import Headers, Image
 from neurovision.scan.names import stem_of
-from neurovision.scan.nifti import RAS_TO_LPS, read_grid
 from neurovision.scan.paint import paint
-from neurovision.scan.read import files_of
-from neurovision.scan.sniff import kind_of
 from neurovision.scan.study import Study
 
 if TYPE_CHECKING:
@@ -34,10 +32,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.sr.coding import Code
 
-    from neurovision.scan.dicom import Series
-
 MAKER = "neurovision"
-log = logging.getLogger(__name__)
 NOTE = "Research output, unverified, not for clinical use"  # at most 64 characters
 _SERIES_NUMBERS = {"seg": 9701, "prob": 9702, "sr": 9703, "sc": 9704}
 _TYPE_CODES = {  # SNOMED CT
@@ -62,14 +57,77 @@ class _Finding:
     perpendicular_mm: float | None
 
 
+@dataclass(frozen=True)
+class Missing:
+    """An object that was wanted and could not be made.
+
+    Attributes:
+        object: ``"SEG"`` or ``"SR"``.
+        reason: One sentence; it quotes nothing of a header.
+    """
+
+    object: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What was written of a result as DICOM.
+
+    Attributes:
+        paths: The files.
+        missing: Objects that could not be made.
+        notes: Sentences on what in the headers was replaced or left out.
+    """
+
+    paths: tuple[Path, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "written": [p.name for p in self.paths],
+            "missing": [{"object": m.object, "reason": m.reason} for m in self.missing],
+            "notes": list(self.notes),
+        }
+
+
+def obstacle(study: Study) -> str | None:
+    """Why no Segmentation can refer to a study, one sentence, or None where one can.
+
+    Sources that are not DICOM have no objects to refer to.
+    """
+    headers = study.headers
+    if headers is None:
+        return "The scan is not DICOM, so that there is no image to refer to."
+    if study.spacing is None:
+        return "The headers give no PixelSpacing, so that a segment has no size in the patient."
+    if study.affine is None or any(i.position is None for i in headers.images):
+        return (
+            "The headers do not say how the slices lie in the patient (ImagePositionPatient and ImageOrientationPatient)."
+        )
+    absent = [
+        name
+        for name, found in (
+            ("StudyInstanceUID", headers.study_uid),
+            ("SeriesInstanceUID", headers.series_uid),
+            ("SOPInstanceUID", all(i.uid for i in headers.images)),
+        )
+        if not found
+    ]
+    if absent:
+        return f"The headers give no valid {' and no valid '.join(absent)}, by which the images would be referred to."
+    if len({(i.uid, i.frame) for i in headers.images}) < len(headers.images):
+        return "Several slices share one SOPInstanceUID, so that none of them can be referred to by itself."
+    if len({i.uid for i in headers.images}) > 1 and any(i.frame for i in headers.images):
+        return "The slices lie in several multi-frame files, of which a Segmentation can refer to one only."
+    return None
+
+
 def write_dicom(
-    result: Findings | VolumeFindings,
-    study: Study,
-    source_paths: Sequence[Path],
-    out_dir: Path,
-    stem: str | None = None,
-    fractional: bool = False,
-) -> list[Path]:
+    result: Findings | VolumeFindings, study: Study, out_dir: Path, stem: str | None = None, fractional: bool = False
+) -> Objects:
     """Write what was found as DICOM.
 
     A DICOM source with geometry gets ``STEM.seg.dcm`` (binary Segmentation, a segment for each tumor type that was
@@ -78,71 +136,71 @@ def write_dicom(
 
     Args:
         result: Of one slice, or of the whole volume.
-        study: What was analyzed.
-        source_paths: The file, folder or files that the study was read from; their headers are read again.
+        study: What was analyzed; everything that is written comes from it.
         out_dir: Folder for the results; made where absent.
         stem: Name of the results; the source's name without suffix by default.
         fractional: Also write ``STEM.prob.seg.dcm``, the probability of any tumor.
 
-    Returns:
-        The files written.
-
     Raises:
-        ScanError: The sources cannot be read again.
+        OutputError: The disk is full, or the folder cannot be written.
+        UnsupportedScan: DICOM's packages are missing.
     """
-    from neurovision.scan.dicom import read_headers  # says in a sentence where DICOM's packages are missing
-
     if result.status != "ok":
-        return []
+        return Objects()
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as e:
+        raise UnsupportedScan("DICOM needs packages that are not installed; run pip install 'neurovision[dicom]'.") from e
+    from neurovision.scan.dicom.header import quiet
+
     stem = stem or stem_of(study.source.name)
     out_dir.mkdir(parents=True, exist_ok=True)
-    series = None
-    if study.source.format == "DICOM":
-        files = [f for p in source_paths for f in files_of(Path(p))]
-        series = read_headers(files, study.source.name)
-        if len(series.frames) != study.n_slices:
-            raise UnsupportedScan(f"{study.source.name}: the files are not those that the study was read from.")
-        for header in series.headers:
-            for keyword in _TYPE_2:
-                if keyword not in header:
-                    setattr(header, keyword, "")
-    if series is not None and series.affine is not None and _well_formed(series):
-        try:
-            segmentation = _segmentation(result, study, series)
-            report = _report(result, study, series, segmentation)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            log.warning("the source's headers do not carry a Segmentation; a Secondary Capture is written")
-        else:
-            written = [_save(segmentation, out_dir / f"{stem}.seg.dcm")]
-            if fractional:
-                written.append(_save(_probability(result, study, series), out_dir / f"{stem}.prob.seg.dcm"))
-            return [*written, _save(report, out_dir / f"{stem}.sr.dcm")]
-    first = None if series is None else series.headers[series.frames[0].file]
-    return [_save(_capture(result, study, first), out_dir / f"{stem}.sc.dcm")]
+    reason = obstacle(study)
+    with quiet():
+        if reason is not None:
+            paths = [_save(_capture(result, study), out_dir / f"{stem}.sc.dcm")]
+            wanted = ("SEG", "SR") if study.headers is not None else ()
+            return Objects(tuple(paths), tuple(Missing(o, reason) for o in wanted), _notes(study, reference=False))
+        sources = _Sources.of(study)
+        segmentation = _segmentation(result, study, sources)
+        paths = [_save(segmentation, out_dir / f"{stem}.seg.dcm")]
+        if fractional:
+            paths.append(_save(_probability(result, study, sources), out_dir / f"{stem}.prob.seg.dcm"))
+        paths.append(_save(_report(result, study, sources, segmentation), out_dir / f"{stem}.sr.dcm"))
+    return Objects(tuple(paths), notes=_notes(study, reference=True))
 
 
-def write_nifti_mask(
-    result: Findings | VolumeFindings, study: Study, source_path: Path | None, out: Path
-) -> Path:
+def _notes(study: Study, reference: bool) -> tuple[str, ...]:
+    """What in the headers was replaced or left out, named by keyword only."""
+    headers = study.headers
+    if headers is None:
+        return ()
+    notes = []
+    if headers.left_out:
+        notes.append(f"Left out of the DICOM objects, since the headers' values are invalid: {', '.join(headers.left_out)}.")
+    if reference and not headers.frame_of_reference_uid:
+        notes.append("The headers give no valid FrameOfReferenceUID; the Segmentation carries one made for this series.")
+    return tuple(notes)
+
+
+def write_nifti_mask(result: Findings | VolumeFindings, study: Study, out: Path) -> Path:
     """Write the label map (class indices 0 to 4) as NIfTI, in the source's own voxels and affine.
 
     Args:
         result: Of one slice (the others stay 0), or of the whole volume.
-        study: What was analyzed.
-        source_path: The NIfTI file that the study was read from, or None for any other source, whose label map runs
-            ``(slice, row, column)`` with the study's affine.
+        study: What was analyzed; the label map of one that is not NIfTI runs ``(slice, row, column)`` with its affine.
         out: The file, ``.nii`` or ``.nii.gz``.
 
     Raises:
-        ScanError: The source cannot be read again.
+        OutputError: The disk is full, or the folder cannot be written.
     """
     import nibabel
 
     labels = _stack(result.mask, result, study)
     affine = RAS_TO_LPS @ (np.eye(4) if study.affine is None else study.affine)
     known = study.affine is not None
-    if source_path is not None and kind_of(source_path) == "NIfTI":
-        grid = read_grid(source_path)
+    if study.grid is not None:
+        grid = study.grid
         labels, affine, known = np.ascontiguousarray(grid.to_file(labels)), grid.file_affine, grid.known
     image = nibabel.Nifti1Image(labels, affine)
     image.header.set_xyzt_units("mm")
@@ -171,12 +229,6 @@ def _stack(plane: np.ndarray, result: Findings | VolumeFindings, study: Study) -
     return stack
 
 
-def _well_formed(series: Series) -> bool:
-    """Whether a Segmentation may refer to these images."""
-    needed = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-    return all(header.get(key) for header in series.headers for key in needed)
-
-
 def _uid(study: Study, result: Findings | VolumeFindings, role: str, root: str = "") -> str:
     """A UID that is the same for the same result on the same source."""
     from pydicom.uid import generate_uid
@@ -196,21 +248,138 @@ def _common(study: Study, result: Findings | VolumeFindings, role: str, root: st
     }
 
 
-def _sources(series: Series) -> tuple[list[Dataset], bool]:
-    """The sources in slice order, and whether they are the frames of one file."""
-    used = dict.fromkeys(f.file for f in series.frames)
-    headers = [series.headers[k] for k in used]
-    return headers, len(headers) == 1 and int(headers[0].get("NumberOfFrames") or 1) > 1
+@dataclass(frozen=True)
+class _Sources:
+    """The source images as highdicom wants them: what it needs and nothing of the patient, whom it would quote.
+
+    Attributes:
+        datasets: In slice order; one for a multi-frame file.
+        order: For each plane that highdicom expects, the slice of the study that it is.
+    """
+
+    datasets: tuple[Dataset, ...]
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, study: Study) -> _Sources:
+        """The images of a study without an :func:`obstacle`."""
+        from pydicom import Dataset
+        from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
+
+        headers = _headers(study)
+        images = headers.images
+        if images[0].frame is None:
+            datasets = []
+            for image in images:
+                dataset = _source(study, image.uid, MRImageStorage)
+                dataset.update(_position(image))
+                dataset.update(_orientation_of(study))
+                dataset.update(_measures_of(study))
+                datasets.append(dataset)
+            return cls(tuple(datasets), tuple(range(len(images))))
+        order = sorted(range(len(images)), key=lambda k: images[k].frame or 0)
+        dataset, shared = _source(study, images[0].uid, EnhancedMRImageStorage), Dataset()
+        dataset.NumberOfFrames = len(images)
+        shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [_orientation_of(study)], [_measures_of(study)]
+        dataset.SharedFunctionalGroupsSequence = [shared]
+        frames = []
+        for k in order:
+            frame = Dataset()
+            frame.PlanePositionSequence = [_position(images[k])]
+            frames.append(frame)
+        dataset.PerFrameFunctionalGroupsSequence = frames
+        return cls((dataset,), tuple(order))
+
+    def planes(self, stack: np.ndarray) -> np.ndarray:
+        """``(S, H, W)`` slices in the order that highdicom expects."""
+        return stack[list(self.order)]
 
 
-def _in_file_order(stack: np.ndarray, series: Series) -> np.ndarray:
-    """Slices as the sources have them: a multi-frame file keeps the order of its frames."""
-    headers, multi_frame = _sources(series)
-    if not multi_frame:
-        return stack
-    ordered = np.zeros((int(headers[0].NumberOfFrames), *stack.shape[1:]), stack.dtype)
-    ordered[[f.number for f in series.frames]] = stack
-    return ordered
+def _headers(study: Study) -> Headers:
+    if study.headers is None:
+        raise TypeError("a study that is not DICOM has no headers")
+    return study.headers
+
+
+def _source(study: Study, uid: str, sop_class: str) -> Dataset:
+    from pydicom import Dataset
+    from pydicom.uid import generate_uid
+
+    headers = _headers(study)
+    dataset = Dataset()
+    for keyword in _TYPE_2:
+        setattr(dataset, keyword, "")
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = headers.study_uid, headers.series_uid
+    dataset.FrameOfReferenceUID = headers.frame_of_reference_uid or generate_uid(
+        entropy_srcs=[MAKER, headers.series_uid, "frame of reference"]
+    )
+    dataset.SOPInstanceUID, dataset.SOPClassUID, dataset.Modality = uid, sop_class, "MR"
+    dataset.Rows, dataset.Columns = study.pixels.shape[1:3]
+    if headers.lossy is not None:
+        dataset.LossyImageCompression = "01"
+        for keyword, value in zip(("Ratio", "Method"), headers.lossy, strict=True):
+            if value:
+                setattr(dataset, f"LossyImageCompression{keyword}", value)
+    return dataset
+
+
+def _position(image: Image) -> Dataset:
+    from pydicom import Dataset
+
+    dataset = Dataset()
+    dataset.ImagePositionPatient = _decimals(image.position or ())
+    return dataset
+
+
+def _orientation_of(study: Study) -> Dataset:
+    from pydicom import Dataset
+
+    dataset, affine = Dataset(), np.eye(4) if study.affine is None else study.affine
+    columns, rows = (affine[:3, k] / np.linalg.norm(affine[:3, k]) for k in (2, 1))
+    dataset.ImageOrientationPatient = _decimals((*columns, *rows))
+    return dataset
+
+
+def _measures_of(study: Study) -> Dataset:
+    from pydicom import Dataset
+
+    dataset, spacing = Dataset(), study.spacing or (None, 1.0, 1.0)
+    dataset.PixelSpacing = _decimals(spacing[1:])
+    thickness = _headers(study).thickness or spacing[0]
+    if thickness is not None:
+        dataset.SliceThickness = _decimals([thickness])[0]
+    return dataset
+
+
+def _decimals(values: Sequence[float]) -> list[Any]:
+    from pydicom.valuerep import DS
+
+    return [DS(float(v), auto_format=True) for v in values]
+
+
+def _finish(dataset: Dataset, study: Study) -> None:
+    """Write the patient's and the study's elements, and the source images' own SOP classes, into a made object."""
+    headers = study.headers
+    if headers is None:
+        return
+    if not all(value.isascii() for value in headers.identity.values()):
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in headers.identity.items():
+        if keyword != "PositionReferenceIndicator" or "FrameOfReferenceUID" in dataset:
+            setattr(dataset, keyword, value)
+    kinds = {i.uid: i.sop_class for i in headers.images if i.sop_class}
+    for item in _items(dataset):
+        if (kind := kinds.get(item.get("ReferencedSOPInstanceUID"))) is not None:
+            item.ReferencedSOPClassUID = kind
+
+
+def _items(dataset: Dataset) -> Iterator[Dataset]:
+    """Every item of every sequence in a dataset."""
+    for element in dataset:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield item
+                yield from _items(item)
 
 
 def _found(result: Findings | VolumeFindings) -> list[PixelClass]:
@@ -249,7 +418,7 @@ def _description(number: int, kind: PixelClass | None, tracking: str) -> Any:
     )
 
 
-def _segmentation(result: Findings | VolumeFindings, study: Study, series: Series) -> Segmentation:
+def _segmentation(result: Findings | VolumeFindings, study: Study, sources: _Sources) -> Segmentation:
     """Binary Segmentation; without a tumor it holds one empty segment, which says that it was looked for."""
     import highdicom
 
@@ -259,10 +428,10 @@ def _segmentation(result: Findings | VolumeFindings, study: Study, series: Serie
     for number, kind in enumerate(kinds, 1):
         if kind is not None:
             numbered[mask == kind.index] = number
-    root = str(series.headers[0].SeriesInstanceUID)
+    root = _headers(study).series_uid
     segmentation = highdicom.seg.Segmentation(
-        source_images=_sources(series)[0],
-        pixel_array=_in_file_order(numbered, series),
+        source_images=sources.datasets,
+        pixel_array=sources.planes(numbered),
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
             _description(n, k, _uid(study, result, f"tracking {n}", root)) for n, k in enumerate(kinds, 1)
@@ -277,18 +446,19 @@ def _segmentation(result: Findings | VolumeFindings, study: Study, series: Serie
         **_common(study, result, "seg", root),
     )
     segmentation.SeriesDescription = f"{MAKER} segmentation (research)"
+    _finish(segmentation, study)
     return segmentation
 
 
-def _probability(result: Findings | VolumeFindings, study: Study, series: Series) -> Segmentation:
+def _probability(result: Findings | VolumeFindings, study: Study, sources: _Sources) -> Segmentation:
     """Fractional Segmentation of the vote's probability of any tumor."""
     import highdicom
 
     plane = result.probability if isinstance(result, VolumeFindings) else np.rint(result.tumor_map * 255).astype(np.uint8)
-    stack = _in_file_order(_stack(plane, result, study), series).astype(np.float32) / 255
-    root = str(series.headers[0].SeriesInstanceUID)
+    stack = sources.planes(_stack(plane, result, study)).astype(np.float32) / 255
+    root = _headers(study).series_uid
     segmentation = highdicom.seg.Segmentation(
-        source_images=_sources(series)[0],
+        source_images=sources.datasets,
         pixel_array=stack,
         segmentation_type=highdicom.seg.SegmentationTypeValues.FRACTIONAL,
         fractional_type=highdicom.seg.SegmentationFractionalTypeValues.PROBABILITY,
@@ -304,17 +474,17 @@ def _probability(result: Findings | VolumeFindings, study: Study, series: Series
         **_common(study, result, "prob", root),
     )
     segmentation.SeriesDescription = f"{MAKER} tumor probability (research)"
+    _finish(segmentation, study)
     return segmentation
 
 
-def _report(result: Findings | VolumeFindings, study: Study, series: Series, segmentation: Segmentation) -> Dataset:
+def _report(result: Findings | VolumeFindings, study: Study, sources: _Sources, segmentation: Segmentation) -> Dataset:
     """TID 1500 Measurement Report: the verdict, then a measurement group for each segment."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
-    root = str(series.headers[0].SeriesInstanceUID)
-    sources, _ = _sources(series)
+    root = _headers(study).series_uid
     algorithm = sr.AlgorithmIdentification(
         name=MAKER, version=__version__, parameters=[f"weights {result.weights}", NOTE]
     )
@@ -361,7 +531,7 @@ def _report(result: Findings | VolumeFindings, study: Study, series: Series, seg
             )
         )
     report = sr.Comprehensive3DSR(
-        evidence=[*sources, segmentation],
+        evidence=[*sources.datasets, segmentation],
         content=sr.MeasurementReport(
             observation_context=sr.ObservationContext(
                 observer_device_context=sr.ObserverContext(
@@ -379,6 +549,7 @@ def _report(result: Findings | VolumeFindings, study: Study, series: Series, seg
     )
     report.SeriesDescription = f"{MAKER} measurements (research, unverified)"
     report.ManufacturerModelName, report.SoftwareVersions = MAKER, __version__
+    _finish(report, study)
     return report
 
 
@@ -415,7 +586,7 @@ def _measurements(finding: _Finding) -> list[Any]:
     return [sr.Measurement(name=n, value=round(v, 4), unit=u) for n, v, u in wanted if v is not None]
 
 
-def _capture(result: Findings | VolumeFindings, study: Study, header: Dataset | None) -> Dataset:
+def _capture(result: Findings | VolumeFindings, study: Study) -> Dataset:
     """Secondary Capture of the overlay: of the slice, or of the volume's slice with the largest tumor area."""
     import highdicom
 
@@ -424,29 +595,23 @@ def _capture(result: Findings | VolumeFindings, study: Study, header: Dataset | 
     else:
         index = result.largest_slice if result.largest_slice is not None else study.n_slices // 2
         mask = result.mask[index]
-    picture = paint(study.gray(index), mask)
-    root = study.source.sha256 if header is None else str(header.get("SeriesInstanceUID", ""))
-    common: dict[str, Any] = {
-        "pixel_array": picture, "photometric_interpretation": "RGB", "bits_allocated": 8, "coordinate_system": "PATIENT",
-        "patient_orientation": ("L", "P"), **_common(study, result, "sc", root),
-    }  # fmt: skip
-    if study.spacing is not None:
-        common["pixel_spacing"] = study.spacing[1:]
-    if header is not None and header.get("StudyInstanceUID"):
-        capture = highdicom.sc.SCImage.from_ref_dataset(header, **common)
-    else:
-        now = datetime.now()
-        capture = highdicom.sc.SCImage(
-            study_instance_uid=_uid(study, result, "study", root), patient_id="", patient_name="", patient_birth_date="",
-            patient_sex="", accession_number="", study_id="", study_date=now.date(), study_time=now.time(),
-            referring_physician_name="", **common,
-        )  # fmt: skip
+    headers, now = study.headers, datetime.now()
+    root = (headers.series_uid if headers is not None else "") or study.source.sha256
+    capture = highdicom.sc.SCImage(
+        pixel_array=paint(study.gray(index), mask), photometric_interpretation="RGB", bits_allocated=8,
+        coordinate_system="PATIENT", patient_orientation=("L", "P"), patient_id="", patient_name="", patient_birth_date="",
+        patient_sex="", accession_number="", study_id="", referring_physician_name="",
+        study_instance_uid=(headers.study_uid if headers is not None else "") or _uid(study, result, "study", root),
+        study_date=now.date() if headers is None else "", study_time=now.time() if headers is None else "",
+        pixel_spacing=None if study.spacing is None else study.spacing[1:], **_common(study, result, "sc", root),
+    )  # fmt: skip
     capture.SeriesDescription = f"{MAKER} overlay (research)"
     capture.PatientOrientation = [] if study.affine is None else _orientation(study.affine)  # the constructor takes none
     capture.ImageComments = NOTE
     capture.BodyPartExamined = "BRAIN"
-    if header is not None and header.get("BurnedInAnnotation"):
-        capture.BurnedInAnnotation = header.BurnedInAnnotation
+    if headers is not None and headers.burned_in:
+        capture.BurnedInAnnotation = headers.burned_in
+    _finish(capture, study)
     return capture
 
 

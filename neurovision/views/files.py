@@ -12,13 +12,12 @@ from neurovision.files import write
 from neurovision.scan.study import Study
 
 
-def write_mask(findings: Findings | VolumeFindings, study: Study, files: tuple[Path, ...], folder: Path, stem: str) -> Path:
+def write_mask(findings: Findings | VolumeFindings, study: Study, folder: Path, stem: str) -> Path:
     """Write class indices 0 to 4: of a slice ``STEM.mask.png``, of a volume ``STEM.mask.nii.gz`` in the file's geometry.
 
     Args:
         findings: What was said.
         study: What was analyzed.
-        files: What the study was read from.
         folder: Where to; it exists.
         stem: Of the file's name.
 
@@ -31,4 +30,4 @@ def write_mask(findings: Findings | VolumeFindings, study: Study, files: tuple[P
         return path
     from neurovision.views.dicom_out import write_nifti_mask
 
-    return write_nifti_mask(findings, study, files[0], folder / f"{stem}.mask.nii.gz")
+    return write_nifti_mask(findings, study, folder / f"{stem}.mask.nii.gz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +12,44 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, Sequence
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
 
 from neurovision.errors import DamagedScan
+
+_LIBRARIES = ("pydicom", "highdicom", "dicomanonymizer")
+_SILENT = logging.CRITICAL + 1
+_LATIN_9 = ("ISO_IR 203", "ISO 2022 IR 203")  # which pydicom does not know
+_lock = threading.RLock()  # filters of warnings and levels of loggers belong to the whole process
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What pydicom and highdicom warn or log inside is dropped: it quotes values, which may be a patient's name."""
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loggers = [logging.getLogger(name) for name in _LIBRARIES]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(_SILENT)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
 def refusing(sentence: str) -> Iterator[None]:
-    """Whatever is raised inside becomes DamagedScan, and warnings, which may quote a patient's name, are not shown.
+    """Whatever is raised inside becomes DamagedScan, and nothing of it is shown; see :func:`quiet`.
 
     For calls of pydicom and its decoders only: an error of our own must not read as a damaged file. The cause is kept,
     by which ``read.memory_told`` knows too little memory from damage.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     except Exception as e:  # pydicom and its decoders raise anything on damaged files
         raise DamagedScan(sentence) from e
@@ -57,6 +83,47 @@ class Header:
         value = self.value(key)
         with refusing(self._sentence):  # names are decoded only now
             return "" if value is None else str(value).strip()
+
+    def decoded(self, key: str) -> str:
+        """The text of an element in any character set that the standard names, ``""`` where it cannot be decoded.
+
+        The values of a list stay joined by backslashes. Bytes that are not of the character set that the file names are
+        tried as UTF-8, which is what they mostly are.
+        """
+        with quiet():
+            try:
+                element = self.dataset.get_item(key)
+            except Exception:  # noqa: BLE001 - pydicom raises anything on damaged files
+                return ""
+            if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
+                return self._plain(key)
+            raw = element.value.rstrip(b" \0")
+            try:
+                terms = self.dataset.get("SpecificCharacterSet") or ""
+                terms = [terms] if isinstance(terms, str) else [str(t) for t in terms]
+                if terms[0].strip() in _LATIN_9:
+                    return raw.decode("iso8859_15")
+                encodings = convert_encodings(terms)
+                if dictionary_VR(key) == "PN":
+                    text = str(PersonName(raw, encodings))
+                else:
+                    text = str(decode_bytes(raw, encodings, TEXT_VR_DELIMS))
+            except Exception:  # noqa: BLE001 - as above
+                text = "\ufffd"
+            if "\ufffd" not in text:
+                return text
+            try:
+                return raw.decode("utf-8")
+            except UnicodeDecodeError:
+                return ""
+
+    def _plain(self, key: str) -> str:
+        try:
+            value = self.dataset.get(key)
+            many = isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue"
+            return "" if value is None else "\\".join(map(str, value)) if many else str(value)
+        except Exception:  # noqa: BLE001 - pydicom raises anything on damaged files
+            return ""
 
     def whole(self, key: str, default: int) -> int:
         """The value as a whole number, ``default`` where there is none."""
