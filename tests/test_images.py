@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,6 +15,7 @@ from PIL import Image
 from neurovision.errors import DamagedScan, ScanError, ScanTooLarge, UnsupportedScan
 from neurovision.scan.images import FORMATS, MAX_PIXELS, read_image
 from neurovision.scan.phantom import phantom
+from neurovision.scan.prepare import prepare
 from neurovision.scan.read import find_scans, read
 
 
@@ -47,6 +50,81 @@ def test_float_tiff_with_nan_is_scaled():
     values[0, 0] = np.nan
     study = read_image(encode(Image.fromarray(values), "TIFF"), "float.tif")
     assert np.isfinite(study.pixels).all() and study.gray().max() == 1
+
+
+def canvas_of(data: bytes) -> np.ndarray:
+    return prepare(read_image(data, "x").gray(), 96).pixels
+
+
+def tiff(values: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, **options)
+    return buffer.getvalue()
+
+
+def same_picture() -> dict[str, bytes]:
+    """The phantom as every kind of gray picture that is read; a viewer shows the same of each."""
+    eight = gray()
+    twelve = eight.astype(np.uint16) * 16
+    full = eight.astype(np.uint16) * 257
+    signed = (eight.astype(np.int16) - 128).astype(np.int8)
+    white, black = "miniswhite", "minisblack"
+    return {
+        "8 bit TIFF, white is zero": tiff(255 - eight, photometric=white),
+        "12 in 16 bit PNG": encode(Image.fromarray(twelve)),
+        "16 bit TIFF": tiff(full, photometric=black),
+        "16 bit TIFF, big-endian": tiff(full, photometric=black, byteorder=">"),
+        "16 bit TIFF, white is zero": tiff(65535 - full, photometric=white),
+        "12 in 16 bit TIFF, white is zero": tiff(4095 - twelve, photometric=white),
+        "signed 16 bit TIFF": tiff(twelve.astype(np.int16) - 1000, photometric=black),
+        "signed 8 bit TIFF": tiff(signed, photometric=black),
+        "unsigned 32 bit TIFF": tiff(eight.astype(np.uint32) * 16_000_000, photometric=black),
+        "float TIFF": tiff(eight.astype(np.float32) / 1000 - 3, photometric=black),
+        "float TIFF, white is zero": tiff(3 - eight.astype(np.float32) / 1000, photometric=white),
+        "color PNG, 12 in 16 bit": cv2.imencode(".png", np.dstack([twelve] * 3))[1].tobytes(),
+        "color TIFF, 12 in 16 bit": tiff(np.dstack([twelve] * 3), photometric="rgb"),
+        "PNG with alpha, 16 bit": cv2.imencode(".png", np.dstack([full] * 3 + [full * 0 + 65535]))[1].tobytes(),
+        "palette PNG": encode(Image.fromarray(eight).convert("P")),
+        "WebP": encode(Image.fromarray(eight), "WEBP", lossless=True),
+        "BMP": encode(Image.fromarray(eight), "BMP"),
+    }
+
+
+@pytest.mark.parametrize("kind", same_picture())
+def test_the_same_picture_gives_the_same_canvas(kind: str):
+    """Whatever its depth, sign, byte order, and whether white is zero."""
+    expected = canvas_of(encode(Image.fromarray(gray())))
+    assert np.abs(canvas_of(same_picture()[kind]) - expected).max() < 0.02
+
+
+def test_a_phones_second_picture_and_a_tiffs_preview_are_passed_over():
+    picture, small = Image.fromarray(gray()), Image.fromarray(255 - gray()[::2, ::2])
+    phone = encode(picture, "MPO", save_all=True, append_images=[small])
+    assert phone[:2] == b"\xff\xd8"
+    study = read_image(phone, "IMG_0001.JPG")
+    assert study.source.format == "JPEG" and study.gray().shape == (128, 128)
+    for order in (1, -1):  # the preview may come first
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer) as writer:
+            for page, kind in ((gray(), 0), (np.asarray(small), 1))[::order]:
+                writer.write(page, photometric="minisblack", subfiletype=kind)
+        assert np.array_equal(np.rint(read_image(buffer.getvalue(), "x.tif").gray() * 255), gray())
+
+
+def test_air_amid_the_grays_is_taken_for_air():
+    study, truth = phantom("glioma", 3, 128)
+    head = truth > 0
+    inside = study.gray()[head]
+    scaled = np.where(head, (study.gray() - inside.mean()) / inside.std(), 0).astype(np.float32)
+    read = read_image(encode(Image.fromarray(scaled), "TIFF"), "z.tif")
+    assert any("taken for air" in w for w in read.warnings)
+    assert read.gray()[~head].max() == 0 and read.gray()[head].mean() > 0.3
+    found = prepare(read.gray(), 96)
+    assert np.abs(found.pixels - prepare(np.where(head, study.gray(), 0).astype(np.float32), 96).pixels).mean() < 0.02
+    eight = np.rint(np.interp(scaled, (scaled.min(), scaled.max()), (0, 255))).astype(np.uint8)
+    assert read_image(encode(Image.fromarray(eight)), "z.png").gray()[~head].max() == 0
+    plain = read_image(encode(Image.fromarray(gray())), "plain.png")
+    assert not plain.warnings
 
 
 def test_alpha_is_composed_over_black():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from neurovision.classes import CLASSES, FIRST_TUMOR
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
-from neurovision.scan.images import MAX_BYTES, MAX_PIXELS
+from neurovision.scan.images import MAX_BYTES, MAX_PIXELS, stored_inverted
 
 FORMATS = ("PNG", "TIFF", "BMP", "JPEG", "WEBP")
 
@@ -30,15 +30,18 @@ class Truth:
     meaning: str
 
 
-def read_mask(path: Path | str, shape: tuple[int, int]) -> Truth:
+def read_mask(path: Path | str, shape: tuple[int, int], head: int | None = None) -> Truth:
     """Read a mask picture.
 
     Two values, or soft edges between two, part tumor from the rest at half the brightest value. Values that are all
-    class indices, some of them above 1, are this project's own label map: tumor from FIRST_TUMOR on.
+    class indices, some of them above 1, are this project's own label map: tumor from FIRST_TUMOR on. A mask of 0 and 1
+    may be a plain mask or a label map of air and head without a tumor; it is a label map where the ones cover half of
+    the head or more, since no tumor is that large.
 
     Args:
         path: A picture with one mask.
         shape: ``(H, W)`` of the scan that it belongs to.
+        head: How many pixels the scan's head has; a third of the picture by default.
 
     Raises:
         ScanError: Not a picture, damaged, or of another size than the scan.
@@ -60,11 +63,15 @@ def read_mask(path: Path | str, shape: tuple[int, int]) -> Truth:
     try:
         keep = picture.mode in ("P", "L", "I", "F") or "16" in picture.mode  # values as they are stored
         values = np.asarray(picture if keep else picture.convert("L"))
+        if stored_inverted(picture):
+            values = values.max() - values
     except Exception as e:  # Pillow's decoders raise anything on damaged data
         raise DamagedScan(f"{file.name}: the mask is damaged or cut off and cannot be decoded.") from e
     high = values.max()
     if high <= 0:
         return Truth(np.zeros(shape, bool), "The mask is empty: it says that there is no tumor.")
+    if high == 1 and picture.mode != "1" and (values == 1).sum() >= (values.size / 3 if head is None else head) / 2:
+        return Truth(np.zeros(shape, bool), "Read as a label map: it shows air and head, and no tumor.")
     if FIRST_TUMOR <= high < len(CLASSES):
         return Truth(values >= FIRST_TUMOR, "Read as a label map: values 2 to 4 are tumor.")
     return Truth(values > high / 2, f"Read as a mask: values above half of {high:g} are tumor.")

@@ -38,7 +38,8 @@ def names(findings: Findings) -> dict[str, str]:
 
 def truth_of(case: Case, path: str | None) -> Truth | None:
     """The uploaded ground truth of the open scan, or None."""
-    return contained.mask(path, case.findings.picture.shape) if path else None
+    mask = case.findings.mask
+    return contained.mask(path, mask.shape, int((mask > 0).sum()) or None) if path else None
 
 
 def pictures(findings: Findings, chosen: list[str], style: str, truth: Truth | None) -> list[tuple[np.ndarray, str]]:
