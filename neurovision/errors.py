@@ -58,6 +58,10 @@ class PacsError(NeurovisionError):
     """An image archive cannot be reached, refuses, or must not be talked to like this."""
 
 
+class ArchiveAway(PacsError):
+    """An image archive cannot be reached at all: nothing is known of what was asked for."""
+
+
 class HubError(NeurovisionError):
     """The Hugging Face Hub cannot be reached, refuses, or a reference to it breaks a rule."""
 

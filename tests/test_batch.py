@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from standin import standin
 
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.errors import BatchError, PacsError
+from neurovision.errors import ArchiveAway, BatchError, PacsError
 from neurovision.scan.phantom import phantom
 from neurovision.scan.study import Study
 from neurovision.serving.batch_sources import MEDIA_DIRECTORY, Listing, Unit, hashed, list_source
@@ -247,28 +248,50 @@ def one(path: Path) -> Partition:
     return Partition(0, (Unit(path.name, (str(path),)),))
 
 
-def failing(error: BaseException) -> Analyzer:
-    """An analyzer that fails on every scan."""
-    analyzer = standin()
-
-    def analyze(study: Study, slice_index: int = 0) -> Any:
-        raise error
-
-    analyzer.analyze = analyze  # type: ignore[method-assign]
-    return analyzer
-
-
 @pytest.mark.parametrize(
-    ("error", "said"), [(MemoryError(), "more memory than this"), (ValueError("secret"), "failed on it (ValueError)")]
-)
-def test_one_bad_scan_is_a_row(tmp_path: Path, error: BaseException, said: str):
-    path = picture(tmp_path / "a.png", "glioma", 1)
-    done = worker(tmp_path / "out", lambda: failing(error)).run(one(path))
-    assert dict(done.counts) == {"ok": 0, "rejected": 0, "unread": 1}
-    (row,) = rows(tmp_path / "out")
-    assert said in row["reason"] and "secret" not in row["reason"]
+    ("error", "said"),
+    [(MemoryError(), "more memory than this"), (ValueError("secret"), "failed on it (ValueError)"),
+     (OSError(5, "secret"), "failed on it (OSError)"), (RecursionError("secret"), "failed on it (RecursionError)")],
+)  # fmt: skip
+@pytest.mark.parametrize("step", ["analyze", "group_scans", "read_files", "write_mask"])
+def test_one_bad_scan_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException, said: str
+):
+    """Whatever fails on it, wherever: the next scan is analyzed."""
+    made = worker(tmp_path / "out")
+    paths = [picture(tmp_path / f"{n}.png", "glioma", 1) for n in "ab"]
+    with monkeypatch.context() as patch:
+        module = "neurovision.serving.batch_work." if step == "write_mask" else "neurovision.scan.read."
+        target, name = (made.analyzer, step) if step == "analyze" else (None, module + step)
+        real = getattr(made.analyzer, step) if target else getattr(importlib.import_module(module.rstrip(".")), step)
+        calls = []
+
+        def once(*args: Any) -> Any:
+            calls.append(args)
+            if len(calls) == 1:
+                raise error
+            return real(*args)
+
+        patch.setattr(target, step, once) if target else patch.setattr(name, once)
+        twice = (str(paths[0]),) * (2 if step == "group_scans" else 1)
+        units = (Unit("a.png", twice), Unit("b.png", (str(paths[1]),)))
+        done = made.run(Partition(0, units))
+    assert dict(done.counts) == {"ok": 1, "rejected": 0, "unread": 1} and calls
+    first, second = rows(tmp_path / "out")
+    assert said in first["reason"] and "secret" not in first["reason"]
+    assert second["status"] == "ok" and not list((tmp_path / "out" / WORK / "begun").iterdir())
 
 
+def test_a_header_that_pydicom_cannot_convert_ends_no_listing(archive: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(header: Dataset) -> str | None:
+        raise TypeError("secret")
+
+    monkeypatch.setattr("neurovision.serving.batch_sources._not_mr", broken)
+    names = {u.source.split("/")[0] for u in list_source(str(archive)).units}
+    assert names == {"ct", "mixed", "pictures"}  # file by file; the row in the table says why one cannot be read
+
+
+@pytest.mark.slow
 def test_a_scan_that_ends_its_worker_again_and_again_is_given_up(tmp_path: Path):
     """The process ends as a crashing decoder would end it; a fresh one is hired each time, and the others go on."""
     for k in range(3):
@@ -369,10 +392,12 @@ class Shelf:
 
     def series(self, study: str) -> list[SeriesEntry]:
         if self.away:
-            raise PacsError("The archive cannot be reached after 6 attempts; is it running?")
+            raise ArchiveAway("The archive cannot be reached after 6 attempts; is it running?")
         return [SeriesEntry(study, f"1.2.{k}", k, "AX T1", n) for k, n in enumerate((10, 10, 3))]
 
     def fetch(self, study: str, series: str, folder: Path) -> list[Path]:
+        if self.away:
+            self.series(study)
         if series != "1.2.0":
             raise PacsError(self.refusal)
         return write_series(folder, stored(head()[0])[3:6], head()[0].affine, series)
@@ -391,7 +416,7 @@ def test_an_archive_is_listed_and_fetched(tmp_path: Path, monkeypatch: pytest.Mo
     assert [r["reason"] for r in rows(tmp_path) if r["status"] == "unread"] == [Shelf.refusal]
     assert not list((tmp_path / WORK).rglob("*.dcm"))
     monkeypatch.setattr(Shelf, "away", True)
-    with pytest.raises(BatchError, match=r"HTTP 404.*goes on where this one stopped"):
+    with pytest.raises(BatchError, match=r"cannot be reached.*resumes where this one stopped"):
         made.run(Partition(1, listing.units))
 
 
@@ -463,6 +488,7 @@ def workers_of(pid: int) -> list[int]:
     return [c for c in children(pid) if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(started: tuple[subprocess.Popen[bytes], Path, Path]):
     process, _, out = started
     before = digests(out)
@@ -474,6 +500,7 @@ def test_a_killed_worker_is_replaced(started: tuple[subprocess.Popen[bytes], Pat
     assert {r["status"] for r in rows(out)} == {"ok"}
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_gone_on_with(started: tuple[subprocess.Popen[bytes], Path, Path]):
     process, source, out = started
     workers = workers_of(process.pid)

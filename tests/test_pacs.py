@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import highdicom
 import numpy as np
@@ -23,9 +24,19 @@ from truth import TruthAnalyzer
 from typer.testing import CliRunner
 
 from neurovision.commands.pacs import pacs_app
-from neurovision.errors import PacsError
+from neurovision.errors import ArchiveAway, PacsError
 from neurovision.scan.read import read
-from neurovision.serving.pacs import Ledger, Pacs, SeriesEntry, SeriesFilter, Server, analyze_series, watch
+from neurovision.serving.pacs import (
+    TRIES,
+    Ledger,
+    Pacs,
+    SeriesEntry,
+    SeriesFilter,
+    Server,
+    StudyEntry,
+    analyze_series,
+    watch,
+)
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 PASSWORD = "correct-horse"
@@ -259,7 +270,7 @@ def test_a_refusal_is_not_tried_again(failing):
 
 def test_a_server_that_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     pacs = Pacs(Server(f"http://127.0.0.1:{free_port()}"), attempts=3, longest_wait=0.05)
-    with pytest.raises(PacsError, match="after 3 attempts"):
+    with pytest.raises(ArchiveAway, match="after 3 attempts"):
         pacs.studies()
     ledger = Ledger(tmp_path / "ledger.sqlite")
     watch(pacs, TruthAnalyzer(head()[1]), ledger, tmp_path, SeriesFilter(), polls=2, every=0)
@@ -331,3 +342,248 @@ def test_ledger(tmp_path: Path):
 def test_filter_is_a_regular_expression():
     with pytest.raises(PacsError, match="regular expression"):
         SeriesFilter("(")
+
+
+# --- archives unlike the test server ---------------------------------------------------------------------------------
+
+
+class Odd(BaseHTTPRequestHandler):
+    """A QIDO server of one study with many series, with habits that real ones have.
+
+    Attributes:
+        total: Series of the study.
+        cap: Entries of a page at most.
+        ignores: Query parameters that it does not look at.
+        counts: Whether it says how many instances a series has.
+    """
+
+    total, cap, ignores, counts = 120, 10**6, frozenset[str](), True
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        self.asked.append(self.path)
+        given = {k: v[0] for k, v in parse_qs(parts.query).items() if k not in self.ignores}
+        rows: list[dict[str, Any]]
+        if parts.path == "/studies":
+            day = f"{date.today():%Y%m%d}"
+            rows = [self.row("0020000D", "1.2", ("00080020", d)) for d in (day,)]
+            rows += [self.row("0020000D", "1.1", ("00080020", "19990101"))]
+        elif parts.path.endswith("/instances"):
+            rows = [self.row("00080018", f"1.2.3.{k}") for k in range(60)]
+        else:
+            extra = [("00201209", 60)] if self.counts else []
+            rows = [
+                self.row("0020000E", f"1.2.{k}", ("0008103E", "T1 \x1b[2J\x9b31mred\u202e\n"), *extra)
+                for k in range(self.total)
+            ]
+        start, limit = int(given.get("offset", 0)), min(int(given.get("limit", 10**6)), self.cap)
+        body = json.dumps(rows[start : start + limit]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def row(self, tag: str, uid: str, *values: tuple[str, Any]) -> dict[str, Any]:
+        return {k: {"vr": "UI", "Value": [v]} for k, v in ((tag, uid), *values)}
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture()
+def odd() -> Iterator[Any]:
+    """Starts servers with habits."""
+    started = []
+
+    def start(base: type[BaseHTTPRequestHandler] = Odd, **habits: Any) -> Pacs:
+        http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (base,), habits))
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        started.append(http)
+        return Pacs(Server(f"http://127.0.0.1:{http.server_port}", "nv", PASSWORD), attempts=2, longest_wait=0.05)
+
+    yield start
+    for http in started:
+        http.shutdown()
+        http.server_close()
+
+
+@pytest.mark.parametrize(
+    ("habits", "complete"),
+    [
+        ({}, True), ({"cap": 50}, True), ({"cap": 1, "total": 7}, True), ({"ignores": {"offset"}}, True),
+        ({"ignores": {"offset", "limit"}}, True), ({"total": 100}, True), ({"total": 0}, True),
+        ({"ignores": {"offset"}, "total": 1234}, True), ({"ignores": {"offset"}, "cap": 50}, False),
+    ],
+)  # fmt: skip
+def test_every_series_is_listed_once(odd, caplog: pytest.LogCaptureFixture, habits: dict[str, Any], complete: bool):
+    found = odd(**habits).series("1.2")
+    uids = [s.uid for s in found]
+    assert len(set(uids)) == len(uids) and all(s.images == 60 for s in found)
+    if complete:
+        assert len(uids) == habits.get("total", 120)
+    else:
+        assert len(uids) == 50 and caplog.text.count("list may be cut short") == 1
+
+
+def test_an_archive_that_looks_at_no_date_gives_only_what_is_new(odd):
+    assert [s.uid for s in odd().studies(date.today())] == ["1.2"]
+    assert [s.uid for s in odd().studies()] == ["1.2", "1.1"]
+
+
+def test_images_that_the_archive_does_not_count_are_counted(odd):
+    assert [s.images for s in odd(counts=False, cap=50, total=3).series("1.2")] == [60] * 3
+    uncounted = SeriesEntry("1", "2", None, "", 0)
+    assert SeriesFilter(least_images=8).takes(uncounted)  # rather than missed
+
+
+def test_what_a_server_writes_cannot_steer_a_terminal(odd, capfd: pytest.CaptureFixture[str]):
+    server = odd(total=1)
+    listed = CliRunner().invoke(pacs_app, ["list", "1.2", "--url", server._client.base_url])
+    assert "T1  [2J 31mred" in listed.output
+    assert not [c for c in listed.output.replace("\n", "") if not c.isprintable()]
+
+
+class Redirects(BaseHTTPRequestHandler):
+    """Sends everybody to another port."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(307)
+        self.send_header("Location", f"http://127.0.0.1:{self.port}{self.path}")  # type: ignore[attr-defined]
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+def test_no_redirect_is_followed(odd, failing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen, thief = failing
+    pacs = odd(Redirects, port=thief.server_port)
+    with pytest.raises(PacsError, match="redirects to another address, which is not followed"):
+        pacs.studies()
+    monkeypatch.setattr(pacs, "has", lambda study, instance: False)
+    with pytest.raises(PacsError, match="redirects"):
+        pacs.store(write_series(tmp_path / "s", stored(head()[0])[:1], oblique(head()[0].affine), "s"))
+    assert seen.seen == 0
+
+
+class Login(BaseHTTPRequestHandler):
+    """Answers with a login page, as a proxy does whose session has ended."""
+
+    kind: ClassVar[str] = "text/html"
+
+    def do_GET(self) -> None:
+        body = b"<html><form>Sign in</form></html>"
+        self.send_response(200)
+        self.send_header("Content-Type", self.kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/html", "application/dicom+json", "multipart/related; boundary=x", "multipart/related"]
+)
+def test_a_login_page_is_no_answer(odd, tmp_path: Path, kind: str):
+    pacs = odd(Login, kind=kind)
+    for call in (pacs.studies, lambda: pacs.series("1.2"), lambda: pacs.fetch("1.2", "1.2.3", tmp_path / "f")):
+        with pytest.raises(PacsError, match=r"is not DICOMweb|sent no image") as caught:
+            call()
+        assert not isinstance(caught.value, ArchiveAway)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- one series' trouble ---------------------------------------------------------------------------------------------
+
+
+class Ward:
+    """An archive in memory of three series; the first is trouble."""
+
+    def __init__(self, trouble: BaseException | None) -> None:
+        self.trouble, self.fetched, self.stored = trouble, list[str](), 0
+
+    def studies(self, since: date) -> list[StudyEntry]:
+        return [StudyEntry(u, "", 0, 0) for u in ("1.9", "1.2")]
+
+    def series(self, study: str) -> list[SeriesEntry]:
+        if study == "1.9":
+            raise PacsError("The archive answered with HTTP 500.")
+        return [SeriesEntry(study, f"1.2.{k}", k, "", 10) for k in range(3)]
+
+    def fetch(self, study: str, series: str, folder: Path) -> list[Path]:
+        self.fetched.append(series)
+        if series == "1.2.0" and self.trouble is not None:
+            raise self.trouble
+        return write_series(folder, stored(head()[0]), oblique(head()[0].affine), series)
+
+    def store(self, paths: list[Path]) -> int:
+        self.stored += 1
+        return len(paths)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (MemoryError(), "the program failed on it (MemoryError)"),
+        (TypeError("Doe^John"), "the program failed on it (TypeError)"),
+        (PacsError("The archive's answer is not DICOMweb."), "The archive's answer is not DICOMweb."),
+    ],
+)  # fmt: skip
+def test_one_series_that_fails_starves_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: BaseException, reason: str
+):
+    ward, analyzer = Ward(trouble), TruthAnalyzer(head()[1])
+    for polls in (2, 1, 5):  # three starts of the program over one ledger
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        watch(ward, analyzer, ledger, tmp_path, SeriesFilter(), polls=polls + 1, every=0)  # type: ignore[arg-type]
+        found = {k: ledger.state(f"1.2.{k}") for k in range(3)}
+        assert found == {0: "failed", 1: "stored", 2: "stored"} and ledger.reason("1.2.0") == reason
+        ledger.close()
+    assert ward.fetched.count("1.2.0") == TRIES and ward.stored == 2
+    assert "Doe" not in caplog.text and "1.2." not in caplog.text
+
+
+def test_a_series_over_which_the_program_ends_is_given_up(tmp_path: Path):
+    """As the system's end of a process without memory: nothing is written behind it, so the try was counted before."""
+    ward, analyzer = Ward(SystemExit()), TruthAnalyzer(head()[1])
+    for _ in range(TRIES):
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        with pytest.raises(SystemExit):
+            watch(ward, analyzer, ledger, tmp_path, SeriesFilter(), polls=2, every=0)  # type: ignore[arg-type]
+        ledger.close()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    watch(ward, analyzer, ledger, tmp_path, SeriesFilter(), polls=2, every=0)  # type: ignore[arg-type]
+    assert [ledger.state(f"1.2.{k}") for k in range(3)] == ["failed", "stored", "stored"]
+    assert ledger.reason("1.2.0") == f"the program ended {TRIES} times while it was at work on it"
+    ledger.close()
+
+
+@pytest.mark.parametrize("trouble", [ArchiveAway("away"), OSError(28, "No space left on device")])
+def test_what_is_no_fault_of_the_series_counts_for_nothing(tmp_path: Path, trouble: Exception):
+    ward, ledger = Ward(trouble), Ledger(tmp_path / "ledger.sqlite")
+    watch(ward, TruthAnalyzer(head()[1]), ledger, tmp_path, SeriesFilter(), polls=TRIES + 3, every=0)  # type: ignore[arg-type]
+    assert (ledger.tries("1.2.0"), ledger.state("1.2.0")) == (0, "begun")
+    ward.trouble = None
+    watch(ward, TruthAnalyzer(head()[1]), ledger, tmp_path, SeriesFilter(), polls=2, every=0)  # type: ignore[arg-type]
+    assert ledger.state("1.2.0") == "stored"
+    ledger.close()
+
+
+def test_a_ledger_of_an_earlier_version_is_taken_over(tmp_path: Path):
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+        db.execute("CREATE TABLE series (uid TEXT PRIMARY KEY, state TEXT, reason TEXT, at TEXT)")
+        db.execute("INSERT INTO series VALUES ('1.2', 'stored', '', '')")
+    db.close()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    assert (ledger.state("1.2"), ledger.tries("1.2")) == ("stored", 0)
+    ledger.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -71,7 +72,8 @@ def analyze(
     entry = SeriesEntry(study, series, None, "", 0)
     state = analyze_series(pacs, Analyzer.load(weights), ledger, entry, folder, store)
     print(state if state != "analyzed" else f"{state}: {folder / 'outbox' / entry.label}")
-    if state == "refused":
+    if state in ("refused", "failed"):
+        print(ledger.reason(series), file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import hmac
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,15 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurovision.errors import BatchError, ScanError
+from neurovision.errors import BatchError
 from neurovision.scan.read import look_at
 from neurovision.scan.sniff import kind_of
 from neurovision.serving.pacs import SeriesEntry, SeriesFilter, Server
 
 if TYPE_CHECKING:
     from neurovision.scan.dicom.header import Header
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("path", "image")  # of a manifest: the first that it has names the files
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"  # SOP class of a DICOMDIR
@@ -134,9 +136,11 @@ def _sorted_out(root: Path, files: Iterable[Path], missing: list[Skipped]) -> Li
         kind, reason = look_at(file, file.parent if ".." in name else root)
         if reason is None and kind == "DICOM":
             uid = ""
-            with contextlib.suppress(ScanError):  # a damaged file's row in the table will say so
+            try:
                 reason = _not_mr(header := _header(file))
                 uid = header.text("SeriesInstanceUID")
+            except Exception as e:  # noqa: BLE001 - one header, whatever is in it, must not end the listing
+                log.debug("a header cannot be read: %s", type(e).__name__)  # the file's row in the table will say why
             if reason is None and uid:
                 series.setdefault(uid, []).append(file)
                 continue

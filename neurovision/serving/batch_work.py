@@ -18,12 +18,12 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from neurovision import __version__
-from neurovision.errors import BatchError, NeurovisionError, PacsError, ScanError
+from neurovision.errors import ArchiveAway, BatchError, NeurovisionError, PacsError, ScanError
 from neurovision.files import replacing, sync_folder
 from neurovision.machine import peak_mb
 from neurovision.scan.names import free_stem, stem_of
 from neurovision.serving.batch_sources import Unit
-from neurovision.serving.pacs import Pacs, Server
+from neurovision.serving.pacs import FULL, Pacs, Server
 from neurovision.views.files import write_mask
 
 if TYPE_CHECKING:
@@ -218,12 +218,15 @@ class Worker:
         starts.write_text(str(begun + 1))
         fetched = self.out / WORK / "fetched" / name
         try:
-            stacks: Sequence[tuple[Path, ...]] = self._stacks(unit, fetched)
-            for number, files in enumerate(stacks, 1):
+            for number, files in enumerate(self._stacks(unit, fetched), 1):
                 stem = free_stem(stem_of(Path(unit.source)), used)
-                yield self._scan(unit, number, files, partition, work, stem)
-        except ScanError as e:
-            yield self._unread(unit, 1, self._sentence(e, unit))
+                try:
+                    row = self._scan(unit, number, files, partition, work, stem)
+                except Exception as e:  # noqa: BLE001 - raised again where it is no trouble of this file
+                    row = self._trouble(e, unit, number)
+                yield row
+        except Exception as e:  # noqa: BLE001 - the same
+            yield self._trouble(e, unit, 1)
         finally:  # which a process that is killed never reaches
             shutil.rmtree(fetched, ignore_errors=True)
             starts.unlink(missing_ok=True)
@@ -242,11 +245,9 @@ class Worker:
             fetched.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
                 paths = self._pacs.fetch(unit.study, unit.series, fetched)
+            except ArchiveAway as e:
+                raise BatchError(f"{e} The same command resumes where this one stopped.") from e
             except PacsError as e:
-                try:
-                    self._pacs.series(unit.study)
-                except PacsError:
-                    raise BatchError(f"{e} The same command goes on where this one stopped.") from e
                 raise ScanError(str(e)) from e  # of this series only
         stacks = [tuple(paths)] if len(paths) == 1 else group_scans(paths)
         if not stacks:
@@ -267,21 +268,9 @@ class Worker:
 
         start, cpu = perf_counter(), process_time()
         mask = None
-        try:
-            study = read_files(files, unit.source)
-            read, size = perf_counter(), sum(f.stat().st_size for f in files)
-            findings = self.analyzer.analyze(study) if study.n_slices == 1 else analyze_volume(self.analyzer, study)
-        except ScanError as e:
-            if self.job.root and not Path(self.job.root).is_dir():
-                raise BatchError("The scans' folder has gone away; bring it back and run the same command again.") from e
-            return self._unread(unit, number, self._sentence(e, unit))
-        except MemoryError:
-            return self._unread(unit, number, "it needs more memory than this machine has free")
-        except NeurovisionError:
-            raise
-        except Exception as e:  # noqa: BLE001 - whatever one file provokes must not end an archive's run
-            log.error("a scan failed: %s", type(e).__name__)
-            return self._unread(unit, number, f"the program failed on it ({type(e).__name__}); please report this")
+        study = read_files(files, unit.source)
+        read, size = perf_counter(), sum(f.stat().st_size for f in files)
+        findings = self.analyzer.analyze(study) if study.n_slices == 1 else analyze_volume(self.analyzer, study)
         analyzed = perf_counter()
         if self.job.masks and findings.status == "ok":
             path = write_mask(findings, study, work, stem)
@@ -310,6 +299,24 @@ class Worker:
     def _unread(self, unit: Unit, number: int, reason: str) -> dict[str, Any]:
         empty = dict.fromkeys(schema().names)
         return {**empty, **self._shared(unit, number), "status": "unread", "reason": reason}
+
+    def _trouble(self, error: Exception, unit: Unit, number: int) -> dict[str, Any]:
+        """The row of a scan that failed, whatever it provoked: one file must not end an archive's run.
+
+        Raises:
+            Exception: ``error`` itself, where it is not the file's: the disk, the weights, the archive.
+            BatchError: The scans' folder has gone away.
+        """
+        if isinstance(error, ScanError):
+            if self.job.root and not Path(self.job.root).is_dir():
+                raise BatchError("The scans' folder has gone away; bring it back and run the same command again.") from error
+            return self._unread(unit, number, self._sentence(error, unit))
+        if isinstance(error, NeurovisionError) or (isinstance(error, OSError) and error.errno in FULL):
+            raise error
+        if isinstance(error, MemoryError):
+            return self._unread(unit, number, "it needs more memory than this machine has free")
+        log.error("a scan failed: %s", type(error).__name__)
+        return self._unread(unit, number, f"the program failed on it ({type(error).__name__}); please report this")
 
     def _sentence(self, error: ScanError, unit: Unit) -> str:
         """What a reader said, without the file's name in front of it, which may hold a person's."""

@@ -6,10 +6,14 @@ repeats nothing that the archive or the reader would see twice::
     fetched, analyzed, written   the outbox's folder gets its final name
     "analyzed"                   the ledger's row
     stored, unless there already the ledger's row becomes "stored"
+
+Every try is counted in the ledger before it begins, so that a series over which the program fails, or even ends, is given
+up after TRIES and keeps no other waiting.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import ipaddress
 import logging
@@ -21,23 +25,26 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from neurovision.errors import PacsError, ScanError, UnsupportedScan
+from neurovision.errors import ArchiveAway, NeurovisionError, OutputError, PacsError, ScanError, UnsupportedScan
 
 if TYPE_CHECKING:
     from neurovision.ensemble.pipeline import Analyzer
 
 KEYRING_SERVICE = "neurovision-pacs"
 MAX_SERIES_BYTES = 2_000_000_000
-PAGE = 100  # entries asked for at once
-ATTEMPTS = 6
+PAGE, LARGEST_PAGE = 100, 1_000_000  # entries asked for at once
+ATTEMPTS = 6  # of one call
+TRIES = 3  # of one series by a watch
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of a series
 LONGEST_WAIT = 60.0  # seconds between two attempts
 TIMEOUT = (10.0, 120.0)  # seconds to connect, and to wait for bytes
 
-State = Literal["analyzed", "stored", "refused"]
+State = Literal["begun", "analyzed", "stored", "refused", "failed"]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 for _talkative in ("retrying", "dicomweb_client", "urllib3"):  # they write addresses, which hold UIDs
@@ -178,8 +185,10 @@ class SeriesFilter:
             raise PacsError(f"The description's filter is no regular expression ({e}).") from e
 
     def takes(self, series: SeriesEntry) -> bool:
-        """Whether a series passes."""
-        return series.images >= self.least_images and bool(re.search(self.description, series.description, re.IGNORECASE))
+        """Whether a series passes; one whose images nobody counts is not taken for a small one."""
+        return series.images not in range(1, self.least_images) and bool(
+            re.search(self.description, series.description, re.IGNORECASE)
+        )
 
 
 class Pacs:
@@ -195,6 +204,7 @@ class Pacs:
             ) from e
 
         session = requests.Session()
+        session.max_redirects = 0  # neither images nor a password go to an address that nobody named
         if server.ca is not None:
             session.verify, session.trust_env = str(server.ca), False  # the environment's certificates would win
         if server.user is not None:
@@ -203,6 +213,7 @@ class Pacs:
         self._client = DICOMwebClient(server.url.rstrip("/"), session=session, headers=headers, timeout=TIMEOUT)
         self._client.set_http_retry_params(retry=False)  # tenacity does it, for lost connections too
         self._attempts, self._longest_wait = attempts, longest_wait
+        self._warned: set[str] = set()
 
     def studies(self, since: date | None = None) -> list[StudyEntry]:
         """MR studies, from a day on or all (QIDO-RS).
@@ -214,16 +225,15 @@ class Pacs:
         if since is not None:
             filters["StudyDate"] = f"{since:%Y%m%d}-"
         fields = ["NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances"]
-        return [
+        rows = self._pages("0020000D", self._client.search_for_studies, search_filters=filters, fields=fields)
+        found = [
             StudyEntry(
                 _text(row, "0020000D"), _text(row, "00080020"), _integer(row, "00201206"), _integer(row, "00201208")
             )
-            for row in self._pages(
-                lambda offset: self._client.search_for_studies(
-                    search_filters=filters, fields=fields, limit=PAGE, offset=offset
-                )
-            )
+            for row in rows
         ]
+        oldest = "" if since is None else f"{since:%Y%m%d}"  # some archives do not look at the date
+        return [s for s in found if not s.date or s.date >= oldest]
 
     def series(self, study: str) -> list[SeriesEntry]:
         """The MR series of a study (QIDO-RS).
@@ -232,25 +242,38 @@ class Pacs:
             PacsError: The archive cannot be reached or refuses.
         """
         rows = self._pages(
-            lambda offset: self._client.search_for_series(
-                study, search_filters={"Modality": "MR"}, fields=["NumberOfSeriesRelatedInstances", "SeriesDescription"],
-                limit=PAGE, offset=offset,
-            )
+            "0020000E", self._client.search_for_series, study_instance_uid=study, search_filters={"Modality": "MR"},
+            fields=["NumberOfSeriesRelatedInstances", "SeriesDescription"],
         )  # fmt: skip
         return [
             SeriesEntry(
-                study, _text(row, "0020000E"), _integer(row, "00200011") or None, _text(row, "0008103E"),
-                _integer(row, "00201209"),
+                study, uid := _text(row, "0020000E"), _integer(row, "00200011") or None, _text(row, "0008103E"),
+                _integer(row, "00201209") or self._count(study, uid),
             )
             for row in rows
             if _text(row, "00080060") in ("", "MR")
         ]  # fmt: skip
 
+    def _count(self, study: str, series: str) -> int:
+        """How many instances a series has where its entry does not say, by listing them; 0 where they are not listed."""
+        try:
+            return sum(
+                1
+                for _ in self._pages(
+                    "00080018", self._client.search_for_instances, study_instance_uid=study, series_instance_uid=series
+                )
+            )
+        except ArchiveAway:
+            raise
+        except PacsError:
+            return 0
+
     def fetch(self, study: str, series: str, folder: Path) -> list[Path]:
         """Write a series' files as ``0001.dcm``, ... into ``folder``, which appears only when all are there (WADO-RS).
 
         Raises:
-            PacsError: The archive cannot be reached or refuses, or the series has more than MAX_SERIES_BYTES.
+            PacsError: The archive cannot be reached or refuses, sends something else than this series, or the series has
+                more than MAX_SERIES_BYTES.
         """
         part = folder.with_name(f".{folder.name}.part")
 
@@ -259,6 +282,8 @@ class Pacs:
             part.mkdir(parents=True, mode=0o700)
             total = count = 0
             for count, dataset in enumerate(self._client.iter_series(study, series), 1):
+                if str(dataset.get("SeriesInstanceUID", "")) != series:
+                    raise PacsError("The archive sent an image of another series; it was not read.")
                 path = part / f"{count:04d}.dcm"
                 dataset.save_as(path, enforce_file_format=True)
                 total += path.stat().st_size
@@ -296,8 +321,12 @@ class Pacs:
             PacsError: The archive cannot be reached or refuses one of them.
         """
         from pydicom import dcmread
+        from pydicom.errors import InvalidDicomError
 
-        datasets = [dcmread(p) for p in paths]
+        try:
+            datasets = [dcmread(p) for p in paths]
+        except (InvalidDicomError, OSError) as e:
+            raise PacsError("An archive takes DICOM files; one of these cannot be read as such.") from e
         missing = [d for d in datasets if not self.has(str(d.StudyInstanceUID), str(d.SOPInstanceUID))]
         if not missing:
             return 0
@@ -307,23 +336,59 @@ class Pacs:
             raise PacsError(f"The archive refused {failed} of {len(missing)} objects.")
         return len(missing)
 
-    def _pages(self, ask: Callable[[int], list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-        offset = 0
+    def _pages(self, key: str, search: Callable[..., list[dict[str, Any]]], **query: Any) -> Iterator[dict[str, Any]]:
+        """Rows of a search, every UID once, whatever the server makes of ``limit`` and ``offset``.
+
+        A short page is not taken for the last one, as some servers cap their pages. One that answers every ``offset``
+        with its first page is asked for longer pages; where that ends, a warning says that its list may be cut short.
+
+        Args:
+            key: Tag of the UID.
+            search: A method of the client.
+            query: Its arguments.
+        """
+        seen: set[str] = set()
+        first, offset, limit = "", 0, PAGE
         while True:
-            rows = self._try(lambda: ask(offset))  # noqa: B023 - called at once
-            yield from rows
-            if len(rows) < PAGE:
+            rows = self._try(partial(search, limit=limit, offset=offset, **query))
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise PacsError("The archive's answer is not DICOMweb; check the address and the UIDs.")
+            uids = [_text(row, key) for row in rows]
+            before = len(seen)
+            for row, uid in zip(rows, uids, strict=True):
+                if not re.fullmatch(r"[0-9.]{1,64}", uid):
+                    self._warn("The archive lists entries without a valid UID; they are left out.")
+                elif uid not in seen:
+                    seen.add(uid)
+                    yield row
+            if not rows:
                 return
-            offset += len(rows)
+            if len(seen) > before or (offset == 0 and limit == PAGE):
+                first, offset = first or uids[0], offset + len(rows)
+            elif offset and uids[0] == first and len(rows) >= limit and limit < LARGEST_PAGE:
+                offset, limit = 0, 10 * limit
+            else:
+                if uids[0] == first:
+                    self._warn("The archive answers with the same page again and again; its list may be cut short.")
+                return
+
+    def _warn(self, sentence: str) -> None:
+        """Log a warning once."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning(sentence)
 
     def _try(self, call: Callable[[], T]) -> T:
         """Call until it succeeds, fails for good, or was tried often enough.
 
         Raises:
-            PacsError: It did not succeed; the message holds neither address nor identifiers.
+            ArchiveAway: There is no connection.
+            PacsError: The archive refuses, or answers with something else than DICOMweb. No message holds an address, an
+                identifier or anything that the server wrote.
         """
         import requests
         import tenacity
+        from pydicom.errors import InvalidDicomError
 
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self._attempts),
@@ -339,12 +404,15 @@ class Pacs:
             if status in (401, 403):
                 raise PacsError(f"The archive refuses the user or token (HTTP {status}); check the credentials.") from e
             raise PacsError(f"The archive answered with HTTP {status}; check the address and the UIDs.") from e
+        except requests.TooManyRedirects as e:
+            raise PacsError("The archive redirects to another address, which is not followed; name that one.") from e
         except requests.exceptions.SSLError as e:
-            raise PacsError("The archive's certificate is not trusted; name its authority with --ca.") from e
-        except requests.RequestException as e:
-            raise PacsError(f"The archive cannot be reached after {self._attempts} attempts; is it running?") from e
-        except ValueError as e:
+            raise ArchiveAway("The archive's certificate is not trusted; name its authority with --ca.") from e
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, InvalidDicomError) as e:
+            # Of reading what came, a login page for example; requests' own JSONDecodeError is a ValueError too.
             raise PacsError("The archive's answer is not DICOMweb; check the address and the UIDs.") from e
+        except requests.RequestException as e:
+            raise ArchiveAway(f"The archive cannot be reached after {self._attempts} attempts; is it running?") from e
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -358,8 +426,11 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _text(row: dict[str, Any], tag: str) -> str:
-    values = row.get(tag, {}).get("Value") or [""]
-    return str(values[0])
+    """A value of an answer, "" where there is none; what could steer a terminal becomes a space."""
+    entry = row.get(tag)
+    values = entry.get("Value") if isinstance(entry, dict) else None
+    value = values[0] if isinstance(values, list) and values and values[0] is not None else ""
+    return "".join(c if c.isprintable() else " " for c in str(value))
 
 
 def _integer(row: dict[str, Any], tag: str) -> int:
@@ -386,6 +457,8 @@ class Ledger:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # released when the process ends, however it ends
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, state TEXT, reason TEXT, at TEXT)")
+            if "tries" not in {row[1] for row in self._db.execute("PRAGMA table_info(series)")}:
+                self._db.execute("ALTER TABLE series ADD COLUMN tries INTEGER NOT NULL DEFAULT 0")
             self._db.execute("BEGIN EXCLUSIVE")
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as e:
@@ -398,12 +471,30 @@ class Ledger:
         row = self._db.execute("SELECT state FROM series WHERE uid = ?", (uid,)).fetchone()
         return None if row is None else row[0]
 
+    def reason(self, uid: str) -> str:
+        """Why a series is refused or failed, else ""."""
+        row = self._db.execute("SELECT reason FROM series WHERE uid = ?", (uid,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def tries(self, uid: str) -> int:
+        """How often a series was begun and not ended as it should."""
+        row = self._db.execute("SELECT tries FROM series WHERE uid = ?", (uid,)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def set(self, uid: str, state: State, reason: str = "") -> None:
         """Record what was done; it is on disk when this returns."""
         self._db.execute(
-            "INSERT INTO series VALUES (?, ?, ?, datetime('now')) "
+            "INSERT INTO series (uid, state, reason, at) VALUES (?, ?, ?, datetime('now')) "
             "ON CONFLICT (uid) DO UPDATE SET state = excluded.state, reason = excluded.reason, at = excluded.at",
             (uid, state, reason),
+        )
+
+    def count(self, uid: str, change: int) -> None:
+        """Count a try that begins (1), or take one back that ended for no fault of the series (-1)."""
+        self._db.execute(
+            "INSERT INTO series (uid, state, reason, at, tries) VALUES (?, 'begun', '', datetime('now'), ?) "
+            "ON CONFLICT (uid) DO UPDATE SET tries = tries + ?",
+            (uid, change, change),
         )
 
     def close(self) -> None:
@@ -427,11 +518,33 @@ def analyze_series(
         store: Send the results to the archive.
 
     Returns:
-        The series' state. ``"refused"`` is a series that cannot be read as a brain MRI, and is not tried again.
+        The series' state. ``"refused"`` is a series that cannot be read as a brain MRI, and is not tried again;
+        ``"failed"`` one that the archive does not hand out or take, or over which the program failed, of whatever kind
+        the error was. The ledger has the reason.
 
     Raises:
-        PacsError: The archive cannot be reached; calling again goes on where this stopped.
+        ArchiveAway: The archive cannot be reached; calling again resumes where this stopped.
+        OutputError: The disk is full, or the folder is read-only.
     """
+    ledger.count(series.uid, 1)
+    try:
+        state = _take(pacs, analyzer, ledger, series, work, store)
+    except (ArchiveAway, OutputError, KeyboardInterrupt):
+        ledger.count(series.uid, -1)
+        raise
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in FULL:
+            ledger.count(series.uid, -1)
+            raise OutputError(f"The folder of unfinished work cannot be written ({e.strerror}); make room there.") from e
+        reason = str(e) if isinstance(e, NeurovisionError) else f"the program failed on it ({type(e).__name__})"
+        ledger.set(series.uid, "failed", reason)
+        log.warning("series %s: failed at try %d: %s", series.label, ledger.tries(series.uid), reason)
+        return "failed"
+    ledger.count(series.uid, -ledger.tries(series.uid))
+    return state
+
+
+def _take(pacs: Pacs, analyzer: Analyzer, ledger: Ledger, series: SeriesEntry, work: Path, store: bool) -> State:
     from neurovision.ensemble.volume import analyze_volume
     from neurovision.scan.read import group_scans, read_files
     from neurovision.views.dicom_out import write_dicom
@@ -440,7 +553,7 @@ def analyze_series(
     if state in ("stored", "refused"):
         return state
     outbox = work / "outbox" / series.label
-    if state is None and not outbox.is_dir():
+    if not outbox.is_dir():
         fetched, part = work / "fetched" / series.label, work / "outbox" / f".{series.label}.part"
         fetched.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(part, ignore_errors=True)
@@ -485,7 +598,8 @@ def watch(
 ) -> None:
     """Analyze new MR series as they arrive, until stopped.
 
-    A series is taken when two polls in a row see the same number of images. An archive that is away is waited for.
+    A series is taken when two polls in a row see the same number of images. An archive that is away is waited for. A
+    series that fails is tried again at the next polls, TRIES times in all, also over restarts.
 
     Args:
         pacs: The archive.
@@ -504,13 +618,33 @@ def watch(
     while not stop.is_set() and (polls is None or done < polls):
         try:
             for study in pacs.studies(date.today() - timedelta(days=days)):
-                for series in pacs.series(study.uid):
+                for series in _listed(pacs, study):
                     settled = counts.get(series.uid) == series.images
                     counts[series.uid] = series.images
-                    if settled and wanted.takes(series) and not stop.is_set():
+                    if not settled or not wanted.takes(series) or stop.is_set():
+                        continue
+                    if ledger.tries(series.uid) < TRIES:
                         analyze_series(pacs, analyzer, ledger, series, work)
-        except PacsError as e:
+                    elif ledger.state(series.uid) == "begun":
+                        ledger.set(series.uid, "failed", f"the program ended {TRIES} times while it was at work on it")
+                        log.warning("series %s: failed, the program ended over it %d times", series.label, TRIES)
+        except (PacsError, OutputError) as e:
             log.warning("%s", e)
         done += 1
         if polls is None or done < polls:
             stop.wait(every)
+
+
+def _listed(pacs: Pacs, study: StudyEntry) -> list[SeriesEntry]:
+    """Series of a study, none where the archive fails on this study only.
+
+    Raises:
+        ArchiveAway: The archive cannot be reached.
+    """
+    try:
+        return pacs.series(study.uid)
+    except ArchiveAway:
+        raise
+    except PacsError as e:
+        log.warning("a study is passed over: %s", e)
+        return []
