@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from neurovision.classes import FIRST_TUMOR
@@ -76,3 +77,60 @@ def disagreement(masks: np.ndarray) -> float:
     dice = np.where(total > 0, 2 * (flat @ flat.T) / np.maximum(total, 1), 1.0)
     pairs = np.triu_indices(len(masks), 1)
     return float(1 - dice[pairs].mean()) if len(pairs[0]) else 0.0
+
+
+PLANES = (
+    "intensity", "smooth intensity", "wide intensity", "left-right difference", "spread of members", "lowest member",
+    "highest member", "mean nearby", "mean around", "mean mirrored", "depth", "from midline", "height",
+)  # fmt: skip
+NEAR, AROUND = 0.0125, 0.04  # of the canvas' side: deviations of the Gaussians that look near and around a pixel
+
+
+def context_planes(softmax: np.ndarray, pixels: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """What the trees see of a pixel beside the members' softmax, in the order of PLANES.
+
+    Intensities, the difference to the other side of the head (the canvas stands around the head, so that its middle column
+    is the head's), the members' tumor probability here, nearby, around and on the other side, and the place in the head.
+
+    Args:
+        softmax: float32 ``(M, size, size, 5)``.
+        pixels: float32 ``(size, size)``, the standardized canvas.
+        head: bool ``(size, size)``.
+
+    Returns:
+        float32 ``(size, size, len(PLANES))``.
+    """
+    size = len(pixels)
+    near, around = NEAR * size, AROUND * size
+    tumor = softmax[..., FIRST_TUMOR:].sum(-1)
+    mean = tumor.mean(0)
+    smooth = cv2.GaussianBlur(pixels, (0, 0), near)
+    depth = cv2.distanceTransform(np.pad(head.astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1] / size
+    rows, columns = np.mgrid[:size, :size].astype(np.float32) / size - 0.5
+    planes = (
+        pixels, smooth, cv2.GaussianBlur(pixels, (0, 0), around), smooth - smooth[:, ::-1], tumor.std(0), tumor.min(0),
+        tumor.max(0), cv2.GaussianBlur(mean, (0, 0), near), cv2.GaussianBlur(mean, (0, 0), around), mean[:, ::-1], depth,
+        np.abs(columns), rows,
+    )  # fmt: skip
+    return np.stack(planes, -1).astype(np.float32)
+
+
+def slice_facts(softmax: np.ndarray, answers: np.ndarray | None) -> np.ndarray:
+    """What the trees see of the whole slice: each member's peak, log area and share of types, and the classifier's answers.
+
+    Args:
+        softmax: float32 ``(M, size, size, 5)``.
+        answers: float32 ``(5,)``, or None without a classifier.
+
+    Returns:
+        float32 ``(M + 1 + 3 + 5,)``.
+    """
+    tumor = softmax[..., FIRST_TUMOR:].sum(-1)
+    count = max(1, round(PEAK * tumor[0].size))
+    peaks = np.partition(tumor.reshape(len(tumor), -1), -count, axis=1)[:, -count:].mean(1)
+    mean = softmax.mean(0)
+    area = np.log1p(1e4 * float((mean[..., FIRST_TUMOR:].sum(-1) >= 0.5).mean()))
+    weight = mean[..., FIRST_TUMOR:] * mean[..., FIRST_TUMOR:].sum(-1, keepdims=True)
+    types = weight.sum((0, 1)) + 1e-6
+    told = np.full(5, 0.2, np.float32) if answers is None else answers
+    return np.concatenate([peaks, [area], types / types.sum(), told]).astype(np.float32)
