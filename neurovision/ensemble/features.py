@@ -1,6 +1,8 @@
-"""Per-pixel features of the vote: the members' softmax, side by side."""
+"""Per-pixel features of the vote: the members' softmax, and what stands around a pixel."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -8,6 +10,27 @@ import numpy as np
 from neurovision.classes import FIRST_TUMOR
 
 PEAK = 0.002  # of a canvas' pixels, the likeliest ones, whose mean is its peak
+PLANES = (
+    "intensity", "smooth intensity", "wide intensity", "left-right difference", "spread of members", "lowest member",
+    "highest member", "mean nearby", "mean around", "mean mirrored", "depth", "from midline", "height",
+)  # fmt: skip
+NEAR, AROUND = 0.0125, 0.04  # of the canvas' side: deviations of the Gaussians that look near and around a pixel
+FACTS = 1 + 3 + 5  # of a slice, beside each member's peak: area, types, the classifier's answers
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The slice that pixels belong to, as the trees see it beside the members' probabilities.
+
+    Attributes:
+        pixels: float32 ``(size, size)``, the standardized canvas.
+        head: bool ``(size, size)``.
+        answers: The classifier's, float32 ``(5,)``, or None without one.
+    """
+
+    pixels: np.ndarray
+    head: np.ndarray
+    answers: np.ndarray | None = None
 
 
 def tumor_threshold(tumor: np.ndarray, share: float) -> float:
@@ -47,17 +70,27 @@ def label_map(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     return np.where(tumor.sum(-1) >= threshold * probabilities.sum(-1), kind, rest).astype(np.uint8)
 
 
-def pixel_features(softmax: np.ndarray) -> np.ndarray:
-    """Lay the members' probabilities side by side.
+def pixel_features(softmax: np.ndarray, where: np.ndarray | None = None, scene: Scene | None = None) -> np.ndarray:
+    """What the trees read of pixels: the members' probabilities side by side, and what stands around them.
 
     Args:
         softmax: float32 ``(M, H, W, 5)``.
+        where: bool ``(H, W)``, the pixels that are wanted; all where None.
+        scene: The slice that they belong to; None for the members' probabilities alone.
 
     Returns:
-        float32 ``(H * W, M * 5)``: for each pixel the first member's five classes, then the second's, ...
+        float32 ``(P, F)``: for each pixel the first member's five classes, then the second's, ...; with a scene also
+        :func:`context_planes` and, the same for all pixels, :func:`slice_facts`.
     """
     members, height, width, classes = softmax.shape
-    return np.ascontiguousarray(softmax.transpose(1, 2, 0, 3).reshape(height * width, members * classes))
+    if where is None:
+        where = np.ones((height, width), bool)
+    found = softmax[:, where].transpose(1, 0, 2).reshape(-1, members * classes)
+    if scene is None:
+        return np.ascontiguousarray(found)
+    planes = context_planes(softmax, scene.pixels, scene.head)[where]
+    facts = np.broadcast_to(slice_facts(softmax, scene.answers), (len(found), members + FACTS))
+    return np.concatenate([found, planes, facts], axis=1)
 
 
 def disagreement(masks: np.ndarray) -> float:
@@ -77,13 +110,6 @@ def disagreement(masks: np.ndarray) -> float:
     dice = np.where(total > 0, 2 * (flat @ flat.T) / np.maximum(total, 1), 1.0)
     pairs = np.triu_indices(len(masks), 1)
     return float(1 - dice[pairs].mean()) if len(pairs[0]) else 0.0
-
-
-PLANES = (
-    "intensity", "smooth intensity", "wide intensity", "left-right difference", "spread of members", "lowest member",
-    "highest member", "mean nearby", "mean around", "mean mirrored", "depth", "from midline", "height",
-)  # fmt: skip
-NEAR, AROUND = 0.0125, 0.04  # of the canvas' side: deviations of the Gaussians that look near and around a pixel
 
 
 def context_planes(softmax: np.ndarray, pixels: np.ndarray, head: np.ndarray) -> np.ndarray:
@@ -123,7 +149,7 @@ def slice_facts(softmax: np.ndarray, answers: np.ndarray | None) -> np.ndarray:
         answers: float32 ``(5,)``, or None without a classifier.
 
     Returns:
-        float32 ``(M + 1 + 3 + 5,)``.
+        float32 ``(M + FACTS,)``.
     """
     tumor = softmax[..., FIRST_TUMOR:].sum(-1)
     count = max(1, round(PEAK * tumor[0].size))
@@ -132,5 +158,5 @@ def slice_facts(softmax: np.ndarray, answers: np.ndarray | None) -> np.ndarray:
     area = np.log1p(1e4 * float((mean[..., FIRST_TUMOR:].sum(-1) >= 0.5).mean()))
     weight = mean[..., FIRST_TUMOR:] * mean[..., FIRST_TUMOR:].sum(-1, keepdims=True)
     types = weight.sum((0, 1)) + 1e-6
-    told = np.full(5, 0.2, np.float32) if answers is None else answers
-    return np.concatenate([peaks, [area], types / types.sum(), told]).astype(np.float32)
+    given = np.full(5, 0.2, np.float32) if answers is None else answers
+    return np.concatenate([peaks, [area], types / types.sum(), given]).astype(np.float32)

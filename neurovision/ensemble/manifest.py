@@ -144,6 +144,7 @@ class Vote:
         forest: The random forest.
         boost: The gradient-boosted trees.
         members: Weights of the members' mean, in the members' order; empty where only trees vote.
+        context: Whether the trees also read what stands around a pixel, see ``features.Scene``.
         pixels: How many it was fitted on.
         provenance: As of :class:`File`.
     """
@@ -151,6 +152,7 @@ class Vote:
     forest: File
     boost: File
     members: tuple[float, ...] = ()
+    context: bool = False
     pixels: int
     provenance: Provenance | None = None
 

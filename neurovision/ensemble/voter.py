@@ -12,7 +12,7 @@ import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, HEAD, TUMORS
 from neurovision.ensemble.cache import kept, versions
-from neurovision.ensemble.features import label_map
+from neurovision.ensemble.features import Scene, label_map, pixel_features
 from neurovision.ensemble.manifest import Manifest
 from neurovision.errors import WeightsTampered
 from neurovision.machine import cores
@@ -133,7 +133,8 @@ class Blend:
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Probabilities ``(P, K)`` of float32 ``(P, F)``."""
-        return np.tensordot(features.reshape(len(features), -1, len(CLASSES)), self._weights, (1, 0))
+        members = features[:, : len(self._weights) * len(CLASSES)]  # the trees' other features follow them
+        return np.tensordot(members.reshape(len(features), -1, len(CLASSES)), self._weights, (1, 0))
 
 
 class Voter:
@@ -143,8 +144,9 @@ class Voter:
     few labels that changes. The others are shared out evenly among the cores.
     """
 
-    def __init__(self, classifier: ManualVotingClassifier) -> None:
-        self.classifier = classifier
+    def __init__(self, classifier: ManualVotingClassifier, context: bool = False) -> None:
+        """Vote with ``classifier``, whose features hold what stands around a pixel where ``context`` is True."""
+        self.classifier, self.context = classifier, context
         self._pool = ThreadPoolExecutor(cores(), "vote")
 
     @classmethod
@@ -159,38 +161,28 @@ class Voter:
         boost = XGBClassifier()
         boost.load_model(bytearray(manifest.read(manifest.vote.boost)))
         boost.set_params(n_jobs=1)  # each core asks for pixels of its own
-        return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost), *blend(manifest)]))
+        return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost), *blend(manifest)]), manifest.vote.context)
 
-    def vote(self, features: np.ndarray, everywhere: bool = False) -> np.ndarray:
+    def vote_maps(
+        self, softmax: np.ndarray, scenes: Sequence[Scene] | None = None, everywhere: bool = False
+    ) -> np.ndarray:
         """Probabilities of every pixel.
 
         Args:
-            features: float32 ``(P, M * 5)``.
+            softmax: float32 ``(M, N, H, W, 5)``, in any layout of memory.
+            scenes: The N slices; needed where the trees were fitted with context.
             everywhere: Ask the trees for every pixel.
 
         Returns:
-            float32 ``(P, 5)``.
-        """
-        if everywhere:
-            return self.classifier.predict_proba(features)
-        members = features.reshape(len(features), -1, len(CLASSES))
-        return self.vote_maps(members.transpose(1, 0, 2))
-
-    def vote_maps(self, softmax: np.ndarray) -> np.ndarray:
-        """Probabilities of every pixel, straight from the members' maps.
-
-        Args:
-            softmax: float32 ``(M, ..., 5)``, in any layout of memory.
-
-        Returns:
-            float32 ``(..., 5)``.
+            float32 ``(N, H, W, 5)``.
         """
         mean = softmax.mean(0)
-        doubtful = np.nonzero(~decided(mean))
-        if len(doubtful[0]):
-            where: Any = (slice(None), *doubtful)
-            members = softmax[where]  # (M, P, 5)
-            mean[doubtful] = self._ask(np.ascontiguousarray(members.transpose(1, 0, 2)).reshape(len(doubtful[0]), -1))
+        wanted = np.ones(mean.shape[:-1], bool) if everywhere else ~decided(mean)
+        asked = [n for n, where in enumerate(wanted) if where.any()]
+        if asked:
+            seen = [scenes[n] if self.context and scenes is not None else None for n in asked]
+            rows = [pixel_features(softmax[:, n], wanted[n], s) for n, s in zip(asked, seen, strict=True)]
+            mean[wanted] = self._ask(np.concatenate(rows))
         return mean
 
     def _ask(self, features: np.ndarray) -> np.ndarray:
