@@ -221,6 +221,86 @@ class OutOfDistributionModel(File):
 
 
 @dataclass(frozen=True, kw_only=True, config=_CHECKED)
+class QualityModel:
+    """Ridge regression of the Dice that a slice's outline can be expected to have; see ``calibration.expected_dice``.
+
+    Attributes:
+        features: Names, as of ``calibration.QUALITY``.
+        mean: Of each feature.
+        scale: Deviation of each feature.
+        coefficients: Of each standardized feature.
+        intercept: Dice at the mean.
+        correlation: Spearman's, with the Dice of slices that neither it nor their vote was fitted on.
+        scans: How many it was fitted on.
+    """
+
+    features: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    coefficients: tuple[float, ...]
+    intercept: float
+    correlation: float
+    scans: int
+
+
+@dataclass(frozen=True, kw_only=True, config=_CHECKED)
+class IntervalModel:
+    """90 % intervals of area and volume by split-conformal calibration; see ``calibration.area_interval``.
+
+    Attributes:
+        level: The share of tumors whose true size is to lie inside.
+        base: Spread of the log ratio of true to marked area at an expected Dice of 1.
+        slope: Added to it for each unit that the expected Dice lies below 1.
+        low: By sequence, the lower quantile of the log ratio in spreads; ``""`` stands for any other.
+        high: By sequence, the upper one.
+        volume: Quantile of the absolute log ratio of volumes; None where too few patients were at hand.
+        scans: Slices that it was calibrated on.
+        patients: Patients that the volume's was calibrated on.
+    """
+
+    level: Share
+    base: Annotated[float, Field(gt=0)]
+    slope: Annotated[float, Field(ge=0)]
+    low: dict[str, float]
+    high: dict[str, float]
+    volume: float | None = None
+    scans: int
+    patients: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_CHECKED)
+class BorderlineRule:
+    """When a verdict is called borderline; see ``calibration.is_borderline``.
+
+    Attributes:
+        low: Probability from which it is.
+        high: Probability below which it is.
+        rate: Share of the scans that the rule was fitted on that are borderline, sources weighing alike.
+        errors_inside: Share of those that the verdict gets wrong.
+        errors_outside: Share of the others that the verdict gets wrong.
+    """
+
+    low: Share
+    high: Share
+    rate: Share
+    errors_inside: Share
+    errors_outside: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=_CHECKED)
+class SequenceModel(File):
+    """The file of the linear head that tells the sequence from the classifier's features.
+
+    Attributes:
+        sequences: Names, in the order of its answers.
+        sure: Probability from which its answer is given; below, the sequence is "other".
+    """
+
+    sequences: tuple[str, ...]
+    sure: Share
+
+
+@dataclass(frozen=True, kw_only=True, config=_CHECKED)
 class GeneratorModel(File):
     """The diffusion model that draws pictures.
 
@@ -335,6 +415,10 @@ class Manifest(Networks):
         verdict: See :class:`VerdictModel`.
         training: See :class:`Training`.
         out_of_distribution: None where the set has no classifier.
+        sequence: None where the set has no classifier.
+        quality: See :class:`QualityModel`; None where none was fitted, like the next two.
+        intervals: See :class:`IntervalModel`.
+        borderline: See :class:`BorderlineRule`.
         generator: None where the set has none.
         patients: Data set to fold to digests of the patients (of the pictures, where a data set names no patients) that
             stood in it: see ``training.identity``. With a part's ``provenance`` it tells on whom the part was fitted.
@@ -348,6 +432,10 @@ class Manifest(Networks):
     verdict: VerdictModel
     training: Training
     out_of_distribution: OutOfDistributionModel | None = None
+    sequence: SequenceModel | None = None
+    quality: QualityModel | None = None
+    intervals: IntervalModel | None = None
+    borderline: BorderlineRule | None = None
     generator: GeneratorModel | None = None
     patients: dict[str, dict[int, Digests]] = Field(default_factory=dict)
     classes: tuple[ClassEntry, ...] = ()
@@ -356,7 +444,7 @@ class Manifest(Networks):
     @property
     def files(self) -> tuple[File, ...]:
         """Every file of the set."""
-        more = (self.vote.forest, self.vote.boost, self.out_of_distribution, self.generator)
+        more = (self.vote.forest, self.vote.boost, self.out_of_distribution, self.sequence, self.generator)
         return (*self.networks, *(f for f in more if f is not None))
 
     @property
