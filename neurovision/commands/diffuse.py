@@ -33,15 +33,16 @@ def train(
     """Train the generator: a checkpoint and a row of history.csv (losses, KID) after each epoch."""
     from dataclasses import replace
 
-    from neurovision.training.dataset import SOURCES, data_root
+    from neurovision.training.dataset import data_root, sources_in
     from neurovision.training.diffusion import Plan
     from neurovision.training.diffusion import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     usual = Plan()
     plan = replace(usual, epochs=epochs or usual.epochs, size=size or usual.size)
-    sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
-    print(run(plan, data_root(data), list(folds.numbers), validation_fold, out, sources, seed, precision))
+    root = data_root(data)
+    sources = [s for s in sources_in(root) if not (without_lgg and s == "lgg")]
+    print(run(plan, root, list(folds.numbers), validation_fold, out, sources, seed, precision))
 
 
 @diffuse_app.command()

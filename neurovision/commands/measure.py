@@ -34,7 +34,7 @@ def evaluate(
     """
     from neurovision.evaluation.card import write_card
     from neurovision.evaluation.evaluate import evaluate as run
-    from neurovision.training.dataset import SOURCES, data_root
+    from neurovision.training.dataset import data_root
 
     run(
         data_root(data),
@@ -42,7 +42,7 @@ def evaluate(
         out,
         weights=weights,
         engine=engine.value,
-        sources=tuple(source or SOURCES),
+        sources=tuple(source) if source else None,
         sequences=tuple(sequence),
         limit=limit,
         histories=runs if runs.is_dir() else None,

@@ -30,15 +30,14 @@ def data(
     """Check prepared scans, or prepare the original downloads (figshare .mat, kaggle_3m, yes/no, notumor)."""
     from collections import Counter
 
-    from neurovision.training.dataset import SOURCES, load_index
+    from neurovision.training.dataset import load_index
 
     if out is not None:
         from neurovision.training.originals import prepare_originals
 
         prepare_originals(source, out)
         source = out
-    present = [s for s in SOURCES if (source / s / "index.csv").is_file()]
-    items = load_index(source, present or SOURCES)
+    items = load_index(source)
     print(f"{'data set':10} {'fold':>4} {'scans':>6} {'tumor':>6}")
     counts = Counter((i.source, i.fold, i.tumor) for i in items)
     for name, fold in sorted({(s, f) for s, f, _ in counts}):
@@ -60,13 +59,14 @@ def train(
     """Train one network by its recipe, after the one that lends its encoder; a stopped run goes on where it was."""
     import logging
 
-    from neurovision.training.dataset import SOURCES, data_root
+    from neurovision.training.dataset import data_root, sources_in
     from neurovision.training.fit import lendable
     from neurovision.training.fit import train as run
     from neurovision.training.recipes import published_recipe, recipe
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    sources = [s for s in SOURCES if not (without_lgg and s == "lgg")]
+    root = data_root(data)
+    sources = [s for s in sources_in(root) if not (without_lgg and s == "lgg")]
     chosen = published_recipe(name) if published else recipe(name)
     verbose = 1 if sys.stderr.isatty() else 2
     wanted = [chosen]
@@ -74,7 +74,7 @@ def train(
         wanted.insert(0, recipe(chosen.start))
     for each in wanted:
         place = runs / each.name
-        print(run(each, data_root(data), list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted))
+        print(run(each, root, list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted))
 
 
 def stack(

@@ -20,11 +20,13 @@ from neurovision.evaluation.figures import draw_all, draw_case, training_curves
 from neurovision.evaluation.measure import VOTE, Row, analyze_item, known_truth, measure_all
 from neurovision.evaluation.nonbrain import measure_refusal
 from neurovision.evaluation.report import to_markdown
+from neurovision.evaluation.robustness import measure_robustness
 from neurovision.evaluation.summary import CONVENTIONS, summarize
 from neurovision.files import write
-from neurovision.training.dataset import SOURCES, Item, load_index
+from neurovision.training.dataset import Item, load_index
 
 LIBRARIES = ("keras", "tensorflow-cpu", "openvino", "numpy", "scikit-learn", "xgboost-cpu", "opencv-python-headless")
+CHANGED = 30  # tumor slices of each data set and sequence on which robustness is measured
 SPOILED = 12  # scans of each data set that are turned and cut to see what becomes of them
 
 
@@ -34,12 +36,13 @@ def evaluate(
     out_dir: Path,
     weights: Path | None = None,
     engine: str = "auto",
-    sources: Sequence[str] = SOURCES,
+    sources: Sequence[str] | None = None,
     sequences: Sequence[str] = ("FLAIR", "T1c"),
     limit: int | None = None,
     work: Path = Path("runs/evaluation"),
     histories: Path | None = None,
     failures: Path | None = None,
+    robustness: bool = True,
 ) -> Path:
     """Measure the product on one fold; an interrupted run goes on where it stopped.
 
@@ -49,12 +52,13 @@ def evaluate(
         out_dir: Folder for ``evaluation.json``, ``evaluation.md`` and the figures; no scan is drawn there.
         weights: Weights folder; the shipped one by default.
         engine: How the networks run.
-        sources: Data sets.
+        sources: Data sets; all that the folder holds where None.
         sequences: LGG's; FLAIR is the headline, T1c gets a row of its own.
         limit: At most so many scans of each data set and sequence, evenly spread; for a trial.
         work: Folder for the rows of single scans, which name them.
         histories: Folder of the members' training runs, for their curves.
         failures: Folder for pictures of the worst cases. They show patients: it must not lie in ``out_dir``.
+        robustness: Whether to measure what noise, blur and the like do, which takes as long as everything else.
 
     Returns:
         The path of ``evaluation.json``.
@@ -70,6 +74,8 @@ def evaluate(
     members = [m.name for m in analyzer.manifest.members]
     rows = measure_all(analyzer, items, engine, work)
     summary = summarize(rows, members, analyzer.manifest.verdict.threshold)
+    drawn = [i for i in items if i.tumor and i.mask is not None and (i.source, i.sequence) != ("lgg", "T1c")]
+    robust = measure_robustness(analyzer, thin(drawn, min(CHANGED, limit or CHANGED))) if robustness else None
     refusal = measure_refusal(analyzer, [item.gray() for item in thin(items, SPOILED)])
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = draw_all(rows, summary, members, out_dir)
@@ -79,6 +85,7 @@ def evaluate(
         "about": about(analyzer, fold, engine, limit, sources),
         "conventions": CONVENTIONS,
         **summary,
+        "robustness": robust,
         "refusal": refusal,
         "figures": [f.name for f in figures],
     }
@@ -100,11 +107,11 @@ def thin(items: list[Item], limit: int | None) -> list[Item]:
     return [g[k] for g in groups.values() for k in np.unique(np.linspace(0, len(g) - 1, limit).round().astype(int))]
 
 
-def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources: Sequence[str]) -> dict[str, Any]:
+def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources: Sequence[str] | None) -> dict[str, Any]:
     """What was measured, on what, with what."""
     training = analyzer.manifest.training
     command = f"neurovision evaluate --fold {fold}"
-    if tuple(sources) != SOURCES:
+    if sources is not None:
         command += "".join(f" --source {s}" for s in sources)
     if limit is not None:
         command += f" --limit {limit}"

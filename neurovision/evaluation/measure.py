@@ -64,8 +64,10 @@ class Row:
         key: ``source/id/sequence``.
         source: The data set; ``lgg_t1c`` for LGG's post-contrast sequence.
         patient: Identifier, or None where unknown.
+        sequence: As in :class:`~neurovision.training.dataset.Item`.
         label: As in :class:`~neurovision.training.dataset.Item`.
         rejected: Whether the analyzer refused it.
+        warned: Whether its result carries a warning.
         probability: The verdict's; NaN when rejected.
         positive: Whether the verdict was tumor.
         types: Probability of each type.
@@ -79,8 +81,10 @@ class Row:
     key: str
     source: str
     patient: str | None
+    sequence: str | None
     label: str
     rejected: bool
+    warned: bool
     probability: float
     positive: bool
     types: dict[str, float]
@@ -145,8 +149,10 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         key=_key(item),
         source="lgg_t1c" if item.source == "lgg" and item.sequence == "T1c" else item.source,
         patient=item.patient,
+        sequence=item.sequence,
         label=item.label,
         rejected=findings.status == "rejected",
+        warned=bool(findings.warnings),
         probability=float("nan") if findings.tumor_probability is None else findings.tumor_probability,
         positive=findings.verdict == "tumor",
         types=dict(findings.type_probabilities),

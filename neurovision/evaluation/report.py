@@ -45,7 +45,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def to_markdown(result: dict[str, Any]) -> str:
     """The whole report."""
     parts = [_opening(result), _masks(result), _classes(result), _verdict(result), _against(result)]
-    parts += [_failures(result), _uncertainty(result), _refusal(result)]
+    parts += [_sequences(result), _failures(result), _robustness(result), _uncertainty(result), _refusal(result)]
     pictures = [f"![{CAPTIONS[f]}]({f})\n\n{CAPTIONS[f]}\n" for f in result["figures"]]
     about = result["about"]
     closing = ["## How it was counted\n", *[f"- **{k}**: {v}" for k, v in result["conventions"].items()], ""]
@@ -74,6 +74,37 @@ def _opening(result: dict[str, Any]) -> str:
         for s, v in result["scans"].items()
     ]
     return "\n".join(lines) + "\n" + table(("data set", "scans", "with tumor", "patients", "rejected"), scans)
+
+
+def _sequences(result: dict[str, Any]) -> str:
+    lines = [
+        (
+            TITLES[source], sequence, str(t["tumors"]), figure(t["dice"]), percent(t["called_tumor"]), percent(t["refused"]),
+            percent(t["called_none_unwarned"]), str(t["tumor_free"]), percent(t["free_called_tumor"]),
+        )
+        for source, of in result["by_sequence"].items()
+        for sequence, t in of.items()
+    ]  # fmt: skip
+    head = (
+        "data set", "sequence", "tumors", "Dice", "called tumor", "refused", "called none without a warning",
+        "tumor-free", "called tumor",
+    )  # fmt: skip
+    return "## By sequence\n\n" + table(head, lines)
+
+
+def _robustness(result: dict[str, Any]) -> str:
+    found = result.get("robustness")
+    if not found:
+        return ""
+    clean = found["clean"]
+    lines = [("unchanged", "", "", figure(clean["dice"]), "", percent(clean["sensitivity"]))]
+    lines += [
+        (name, strength, f"{t['level']:g}", figure(t["dice"]), f"{t['against_clean']:.2f}", percent(t["sensitivity"]))
+        for name, of in found["changes"].items()
+        for strength, t in of.items()
+    ]
+    head = ("change", "strength", "level", "Dice", "of the unchanged", "tumors called tumor")
+    return f"## Robustness\n\n{found['n']} tumor slices, evenly spread over the data sets.\n\n" + table(head, lines)
 
 
 def went_on(refitted: Mapping[str, Sequence[int]]) -> str:

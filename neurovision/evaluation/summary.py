@@ -38,6 +38,8 @@ TITLES = {
     "lgg_t1c": "LGG, post-contrast T1 alone",
     "navoneel": "navoneel",
     "healthy": "healthy",
+    "brats": "BraTS, four sequences, no skull",
+    "ms": "multiple sclerosis, four sequences",
     POOLED: "all",
 }
 
@@ -85,6 +87,7 @@ def summarize(rows: Sequence[Row], members: Sequence[str], threshold: float) -> 
         "masks": {s: {m: _mask_table(drawn[s], m) for m in models} for s in with_tumor},
         "by_class": _by_class(with_tumor, models),
         "tumor_free": {s: _tumor_free(rs, models) for s, rs in by_source.items() if any(not r.tumor for r in rs)},
+        "by_sequence": {s: _by_sequence(rs) for s, rs in by_source.items() if any(r.sequence for r in rs)},
         "type": {s: table for s, rs in by_source.items() if (table := _type_table(rs, members)) is not None},
         "verdict": {s: _verdict_table(rs, threshold) for s, rs in apart.items()},
         "vote_against_best": {s: _against_best(rs, members) for s, rs in with_tumor.items()},
@@ -174,6 +177,28 @@ def _tumor_free(rows: list[Row], models: list[str]) -> Json:
             m: share_interval([float(r.masks[m].area > SPECKS) for r in free], _clusters(free)).to_json() for m in models
         },
     }
+
+
+def _by_sequence(rows: list[Row]) -> Json:
+    """What becomes of tumors and of tumor-free scans of each sequence; shares are of all scans, refused ones included."""
+    table: Json = {}
+    for sequence in sorted({r.sequence or "unknown" for r in rows}):
+        of = [r for r in rows if (r.sequence or "unknown") == sequence]
+        tumor, free = [r for r in of if r.tumor], [r for r in of if not r.tumor]
+
+        def share(some: list[Row], holds: Callable[[Row], bool]) -> Json:
+            return share_interval([float(holds(r)) for r in some], _clusters(some)).to_json()
+
+        table[sequence] = {
+            "tumors": len(tumor),
+            "dice": _mean([r for r in tumor if r.masks], lambda r: r.masks[VOTE].scores["dice"]),
+            "called_tumor": share(tumor, lambda r: r.positive),
+            "refused": share(tumor, lambda r: r.rejected),
+            "called_none_unwarned": share(tumor, lambda r: not (r.positive or r.rejected or r.warned)),
+            "tumor_free": len(free),
+            "free_called_tumor": share(free, lambda r: r.positive),
+        }
+    return table
 
 
 def called_type(row: Row) -> str:

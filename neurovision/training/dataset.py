@@ -98,14 +98,29 @@ def data_root(path: Path | str | None = None) -> Path:
     return root
 
 
+def sources_in(root: Path) -> tuple[str, ...]:
+    """Those of SOURCES that a prepared folder holds.
+
+    Raises:
+        DataError: It holds none.
+    """
+    found = tuple(s for s in SOURCES if (root / s / "index.csv").is_file())
+    if not found:
+        raise DataError(f"The folder {root} holds no index.csv of {', '.join(SOURCES)}; make one with 'neurovision data'.")
+    return found
+
+
 def load_index(
-    root: Path, sources: Sequence[str] = SOURCES, folds: Iterable[int] | None = None, sequences: Sequence[str] = ("FLAIR",)
+    root: Path,
+    sources: Sequence[str] | None = None,
+    folds: Iterable[int] | None = None,
+    sequences: Sequence[str] = ("FLAIR",),
 ) -> list[Item]:
     """Read and check the indices of a prepared folder.
 
     Args:
         root: The prepared folder.
-        sources: Which data sets.
+        sources: Which data sets; all that are there where None.
         folds: Keep only these; None keeps all.
         sequences: LGG's sequences; each becomes an item of its own.
 
@@ -114,7 +129,7 @@ def load_index(
     """
     wanted = None if folds is None else set(folds)
     items: list[Item] = []
-    for source in sources:
+    for source in (sources := sources_in(root) if sources is None else sources):
         index = root / source / "index.csv"
         if not index.is_file():
             raise DataError(f"Data set {source} needs {index}; make it with 'neurovision data'.")

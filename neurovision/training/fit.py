@@ -23,7 +23,7 @@ from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
 from neurovision.training.accepted import ACCEPTED, accepted_items
 from neurovision.training.augment import augment
-from neurovision.training.dataset import LGG_CHANNELS, SOURCES, Item, load_index, pack
+from neurovision.training.dataset import LGG_CHANNELS, Item, load_index, pack, sources_in
 from neurovision.training.losses import AllowedCrossEntropy, CrossEntropyDice, TumorDice, allowed_accuracy
 from neurovision.training.recipes import Phase, Recipe
 from neurovision.training.strange import like_ct, strange
@@ -160,7 +160,7 @@ def train(
     folds: Sequence[int],
     validation_fold: int,
     out: Path,
-    sources: Sequence[str] = SOURCES,
+    sources: Sequence[str] | None = None,
     seed: int = 1,
     verbose: int = 1,
     accepted: bool = False,
@@ -174,7 +174,7 @@ def train(
         validation_fold: A fold that only early stopping and the plateau schedule look at, until a phase refits: such
             a phase trains on it as well, and its validation figures then say nothing about unseen scans.
         out: Folder of this run; it may hold an earlier, unfinished one.
-        sources: Data sets; leaving LGG out keeps its non-commercial terms off the weights.
+        sources: Data sets, all that the folder holds where None; leaving LGG out keeps its non-commercial terms off the weights.
         seed: Of initialization and sampling.
         verbose: Keras' verbosity.
         accepted: Also train on masks that people accepted; nothing is measured on them.
@@ -193,6 +193,7 @@ def train(
     if final.is_file():
         log.info("%s is finished already.", out)
         return final
+    sources = sources_in(data) if sources is None else sources
     keras.utils.set_random_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     sequences = tuple(LGG_CHANNELS)
