@@ -21,6 +21,7 @@ from neurovision.errors import DataError
 from neurovision.evaluation import card as cards
 from neurovision.evaluation import evaluate as evaluating
 from neurovision.evaluation import measure as measuring
+from neurovision.evaluation import robustness
 from neurovision.evaluation.card import write_card
 from neurovision.evaluation.evaluate import evaluate, thin
 from neurovision.evaluation.report import figure
@@ -154,8 +155,24 @@ def result(out: Path) -> dict:
 
 
 def run(data: Path, tmp_path: Path, **options: object) -> dict:
-    path = evaluate(data, 4, tmp_path / "out", work=tmp_path / "work", **options)
+    path = evaluate(data, 4, tmp_path / "out", work=tmp_path / "work", **{"robustness": False, **options})
     return json.loads(path.read_text())
+
+
+def test_robustness_compares_with_the_unchanged_slice(data: Path):
+    items = [i for i in load_index(data, ["figshare"], [4]) if i.tumor][:3]
+    found = robustness.measure_robustness(Reader(), items)
+    assert found["n"] == 3 and found["clean"]["dice"]["value"] == 1.0 and set(found["changes"]) == set(robustness.CHANGES)
+    turned = found["changes"]["shifted"]["mild"]
+    assert turned["dice"]["value"] == pytest.approx(turned["against_clean"], abs=1e-4)
+    assert turned["dice"]["value"] > 0.9  # the truth moves with the picture
+    assert found["changes"]["darker"]["strong"]["dice"]["value"] < 0.5  # this reader knows one gray only
+
+
+def test_what_cuts_the_tumor_away_has_no_dice():
+    picture, truth = (a.astype(np.float32) for a in draw("glioma"))
+    cut, left = robustness.crop(picture / 255, truth > 0, 0.6)
+    assert cut.shape == left.shape == (38, SIDE) and not left.any()
 
 
 def test_every_figure_of_drawn_scans(result: dict):

@@ -75,7 +75,8 @@ def evaluate(
     rows = measure_all(analyzer, items, engine, work)
     summary = summarize(rows, members, analyzer.manifest.verdict.threshold)
     drawn = [i for i in items if i.tumor and i.mask is not None and (i.source, i.sequence) != ("lgg", "T1c")]
-    robust = measure_robustness(analyzer, thin(drawn, min(CHANGED, limit or CHANGED))) if robustness else None
+    few = thin(drawn, min(CHANGED, limit or CHANGED))
+    robust = measure_robustness(analyzer, few) if robustness and few else None
     refusal = measure_refusal(analyzer, [item.gray() for item in thin(items, SPOILED)])
     out_dir.mkdir(parents=True, exist_ok=True)
     figures = draw_all(rows, summary, members, out_dir)

@@ -174,7 +174,7 @@ def train(
         validation_fold: A fold that only early stopping and the plateau schedule look at, until a phase refits: such
             a phase trains on it as well, and its validation figures then say nothing about unseen scans.
         out: Folder of this run; it may hold an earlier, unfinished one.
-        sources: Data sets, all that the folder holds where None; leaving LGG out keeps its non-commercial terms off the weights.
+        sources: Data sets; None takes all that are there. Leaving LGG out keeps its non-commercial terms off the weights.
         seed: Of initialization and sampling.
         verbose: Keras' verbosity.
         accepted: Also train on masks that people accepted; nothing is measured on them.
