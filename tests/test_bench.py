@@ -25,7 +25,7 @@ from neurovision.ensemble import engine as engines
 from neurovision.ensemble import precision as precisions
 from neurovision.ensemble.cache import DIGESTS, kept
 from neurovision.ensemble.engine import OpenVinoEngine, ReferenceEngine, predict_both_ways
-from neurovision.ensemble.features import label_map, pixel_features
+from neurovision.ensemble.features import Scene, label_map
 from neurovision.ensemble.pipeline import BATCH, Analyzer, restore_labels
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, load_forest
 from neurovision.errors import DataError
@@ -69,7 +69,7 @@ class TestFastPathsSayTheSame:
         voter = Voter(ManualVotingClassifier([MeanOfMembers(), MeanOfMembers()]))
         maps = voter.vote_maps(planes)
         for n in range(2):
-            assert np.allclose(maps[n].reshape(-1, 5), voter.vote(pixel_features(softmax[:, n])), atol=1e-6)
+            assert np.allclose(maps[n], voter.vote_maps(softmax[:, n : n + 1])[0], atol=1e-6)
 
     def test_kept_forest_is_the_shipped_one(self, analyzer):
         manifest = analyzer.manifest
@@ -155,9 +155,9 @@ class TestRatios:
     def test_vote(self, analyzer):
         canvases = [prepare(phantom(kind, 4)[0].gray(), analyzer.manifest.size).pixels for kind in KINDS]
         softmax = predict_both_ways(analyzer.engine, np.stack([standardize(c) for c in canvases]))
-        features = np.concatenate([pixel_features(softmax[:, n]) for n in range(len(KINDS))])
-        fast = processor_ms(lambda: analyzer.voter.vote_maps(softmax))
-        assert processor_ms(lambda: analyzer.voter.vote(features, everywhere=True), 3) > 2 * fast
+        scenes = [Scene(standardize(c), c > 0.05) for c in canvases]
+        fast = processor_ms(lambda: analyzer.voter.vote_maps(softmax, scenes))
+        assert processor_ms(lambda: analyzer.voter.vote_maps(softmax, scenes, everywhere=True), 3) > 2 * fast
 
     def test_a_warm_start_imports_no_framework(self, analyzer):
         code = (

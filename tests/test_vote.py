@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neurovision.classes import FIRST_TUMOR
-from neurovision.ensemble.features import pixel_features
+from neurovision.ensemble.features import FACTS, PLANES, Scene, pixel_features
 from neurovision.ensemble.manifest import VerdictModel
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
@@ -50,10 +50,10 @@ def test_vote_is_the_mean_by_class():
 def test_only_doubtful_pixels_reach_the_trees(mean, skips):
     """Members may differ around their mean, which decides."""
     apart = np.minimum(mean, 1 - np.array(mean)).min() * np.array([1, -1, 0, 0, 0])
-    features = np.stack([mean + apart, mean - apart]).reshape(1, 10).astype(np.float32)
+    softmax = np.stack([mean + apart, mean - apart]).reshape(2, 1, 1, 1, 5).astype(np.float32)
     voter = Voter(ManualVotingClassifier([Fixed([0.2, 0.2, 0.2, 0.2, 0.2], range(5))]))
-    assert np.allclose(voter.vote(features)[0], mean if skips else 0.2, atol=1e-6)
-    assert np.allclose(voter.vote(features, everywhere=True)[0], 0.2)
+    assert np.allclose(voter.vote_maps(softmax)[0, 0, 0], mean if skips else 0.2, atol=1e-6)
+    assert np.allclose(voter.vote_maps(softmax, everywhere=True)[0, 0, 0], 0.2)
 
 
 def test_every_core_gets_pixels_back_in_order():
@@ -64,15 +64,43 @@ def test_every_core_gets_pixels_back_in_order():
             return np.repeat(features[:, :1], 5, 1)
 
     values = np.linspace(0, 0.7, 1001).astype(np.float32)
-    features = np.zeros((1001, 5), np.float32)
-    features[:, 0] = values
-    said = Voter(ManualVotingClassifier([First()])).vote(features)
-    assert np.allclose(said[:, 3], values)
+    softmax = np.zeros((1, 1, 1001, 1, 5), np.float32)
+    softmax[..., 0] = values[:, None]
+    said = Voter(ManualVotingClassifier([First()])).vote_maps(softmax)
+    assert np.allclose(said[0, :, 0, 3], values)
+
+
+def test_trees_with_context_see_the_slice():
+    class Columns:
+        classes_ = np.arange(5)
+
+        def predict_proba(self, features):
+            assert features.shape[1] == 3 * 5 + len(PLANES) + 3 + FACTS
+            return np.full((len(features), 5), 0.2)
+
+    rng = np.random.default_rng(0)
+    softmax = rng.dirichlet(np.ones(5), (3, 2, 32, 32)).astype(np.float32)
+    head = np.zeros((32, 32), bool)
+    head[4:28, 6:26] = True
+    answers = np.array([0.1, 0.2, 0.3, 0.25, 0.15], np.float32)
+    scenes = [Scene(rng.normal(size=(32, 32)).astype(np.float32), head, a) for a in (answers, None)]
+    voted = Voter(ManualVotingClassifier([Columns()]), context=True).vote_maps(softmax, scenes, everywhere=True)
+    assert np.allclose(voted, 0.2)
+    features = np.stack([pixel_features(softmax[:, n], scene=s) for n, s in enumerate(scenes)]).reshape(2, 32, 32, -1)
+    assert np.array_equal(features[1, 5, 7, :15], softmax[:, 1, 5, 7].ravel())
+    planes = dict(zip(PLANES, np.moveaxis(features[0, ..., 15 : 15 + len(PLANES)], -1, 0), strict=True))
+    assert np.array_equal(planes["intensity"], scenes[0].pixels)
+    assert np.allclose(planes["left-right difference"], -planes["left-right difference"][:, ::-1])
+    tumor = softmax[:, 0, ..., 2:].sum(-1)
+    assert np.allclose(planes["highest member"], tumor.max(0))
+    assert np.allclose(planes["mean mirrored"], tumor.mean(0)[:, ::-1])
+    assert (planes["depth"][~head] == 0).all() and planes["depth"][16, 16] == planes["depth"].max()
+    assert np.array_equal(features[0, 0, 0, -5:], answers) and np.allclose(features[1, 0, 0, -5:], 0.2)
 
 
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
     """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
-    from neurovision.ensemble.engine import predict_both_ways
+    from neurovision.ensemble.engine import classify_both_ways, predict_both_ways
     from neurovision.ensemble.features import label_map
     from neurovision.scan.prepare import label_grid
     from neurovision.training.dataset import load_index
@@ -82,8 +110,10 @@ def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
     for item in items:
         canvas = prepare(item.gray(), analyzer.manifest.size)
         softmax = predict_both_ways(analyzer.engine, standardize(canvas.pixels)[None])[:, 0]
-        features = pixel_features(softmax)
-        fast, full = (label_map(analyzer.voter.vote(features, everywhere=e)) for e in (False, True))
+        answers = classify_both_ways(analyzer.engine, standardize(canvas.pixels)[None])[0][0]
+        scenes = [Scene(standardize(canvas.pixels), canvas.head, answers)]
+        voted = (analyzer.voter.vote_maps(softmax[:, None], scenes, everywhere=e)[0] for e in (False, True))
+        fast, full = (label_map(probabilities).reshape(-1) for probabilities in voted)
         changed.append((fast != full).mean())
         truth = label_grid(canvas, item.truth(), FIRST_TUMOR).reshape(-1) >= FIRST_TUMOR
         if truth.any():

@@ -12,7 +12,7 @@ import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways
-from neurovision.ensemble.features import disagreement, tumor_threshold
+from neurovision.ensemble.features import Scene, disagreement, tumor_threshold
 from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.out_of_distribution import OutOfDistribution
@@ -56,6 +56,12 @@ class _Batch:
     answers: np.ndarray | None
     scores: np.ndarray | None
     timing: dict[str, float]
+
+    def scenes(self) -> list[Scene]:
+        """What the vote sees of each readable slice beside the members' maps."""
+        given = [None] * len(self.readable) if self.answers is None else list(self.answers)
+        canvases = [self.canvases[k] for k in self.readable]
+        return [Scene(standardize(c.pixels), c.head, a) for c, a in zip(canvases, given, strict=True)]
 
 
 class Analyzer:
@@ -152,7 +158,7 @@ class Analyzer:
         vote, timing = None, dict(batch.timing)
         if batch.softmax is not None:
             start = perf_counter()
-            vote = self.voter.vote_maps(batch.softmax)
+            vote = self.voter.vote_maps(batch.softmax, batch.scenes())
             timing["vote"] = (perf_counter() - start) * 1e3 / len(batch.readable)
         for k, index in enumerate(batch.indices):
             gray, reason = batch.grays[k], batch.reasons[k]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.cache import versions
 from neurovision.ensemble.engine import Engine, KerasEngine, ReferenceEngine, has_gpu, predict_both_ways
-from neurovision.ensemble.features import label_map, pixel_features
+from neurovision.ensemble.features import Scene, label_map, pixel_features
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, blend, load_forest
@@ -115,11 +115,14 @@ class NaiveVoter(Voter):
         boost.load_model(bytearray(manifest.read(manifest.vote.boost)))
         forest = load_forest(manifest.read(manifest.vote.forest))
         forest.set_params(n_jobs=None)
-        super().__init__(ManualVotingClassifier([forest, boost, *blend(manifest)]))
+        super().__init__(ManualVotingClassifier([forest, boost, *blend(manifest)]), manifest.vote.context)
 
-    def vote_maps(self, softmax: np.ndarray) -> np.ndarray:
-        """As :meth:`~neurovision.ensemble.voter.Voter.vote_maps`."""
-        features = np.concatenate([pixel_features(softmax[:, n]) for n in range(softmax.shape[1])])
+    def vote_maps(
+        self, softmax: np.ndarray, scenes: Sequence[Scene] | None = None, everywhere: bool = True
+    ) -> np.ndarray:
+        """As :meth:`~neurovision.ensemble.voter.Voter.vote_maps`, one processor asking for every pixel."""
+        seen = scenes if self.context and scenes is not None else [None] * softmax.shape[1]
+        features = np.concatenate([pixel_features(softmax[:, n], scene=s) for n, s in enumerate(seen)])
         return self.classifier.predict_proba(features).reshape(softmax.shape[1:])
 
 
