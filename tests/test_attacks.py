@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Page, Refused, given, page
+from server import Page, Refused, given, multipart, page
 
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
 from neurovision.errors import UnsupportedScan
@@ -119,3 +122,97 @@ def test_only_what_was_brought_passes(tmp_path: Path):
     for path in (outside, own.parent, own.parent / "folder" / "scan.png", own.with_name("gone.png"), "", "scan.png", "a\0b"):
         with pytest.raises(UnsupportedScan, match="was not uploaded"):
             room.check_brought(str(path))
+
+
+# --- other sites -----------------------------------------------------------------------------------------------------
+
+
+def test_another_site_neither_calls_nor_reads(target: Target):
+    port = target.page.port
+    body, call = json.dumps({"data": []}).encode(), "/gradio_api/call/status"
+    kind = {"Content_Type": "text/plain", **target.cookie}  # which a form may send without asking first
+    foreign = [
+        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site", "Origin": "http://127.0.0.1:1"}, {"Host": f"evil.example:{port}"},
+        {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}", "Sec_Fetch_Site": "same-origin"},
+    ]  # fmt: skip
+    for headers in foreign:
+        status, told, _ = target.page.request("POST", call, body, **kind, **headers)
+        assert status in (403, 421), headers
+        assert not any(k.startswith("access-control") for k in told)
+        status, told, said = target.page.request("GET", "/config", **target.cookie, **headers)
+        assert status in (403, 421) and b"components" not in said
+    own = {"Origin": target.page.url, "Sec_Fetch_Site": "same-origin"}
+    assert target.page.request("POST", call, body, Content_Type="application/json", **target.cookie, **own)[0] == 200
+    asks = {"Origin": "https://evil.example", "Access_Control_Request_Method": "POST"}
+    status, told, _ = target.page.request("OPTIONS", call, **asks)
+    assert status in (403, 404) and not any(k.startswith("access-control") for k in told)
+    assert target.page.request("GET", "/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 200  # a link
+
+
+def test_a_visitor_cannot_claim_another_address_or_name(target: Target):
+    claimed = {"X_Forwarded_Host": "evil.example", "X_Forwarded_Proto": "https", "X_Gradio_Server": "https://evil.example"}
+    status, _, said = target.page.request("GET", "/", **target.cookie, **claimed)
+    assert status == 200 and b"evil.example" not in said
+    config = target.page.request("GET", "/config", **target.cookie, **claimed)[2]
+    assert b"evil.example" not in config and f"http://127.0.0.1:{target.page.port}".encode() in config
+
+
+def test_only_the_routes_of_the_page_answer(target: Target):
+    body, kind = multipart(("a.webm", PNG))
+    before = set(Path(tempfile.gettempdir()).glob("*"))
+    for path in ("process_recording", "component_server", "token", "run/predict", "vibe-code", "queue/status"):
+        for method in ("GET", "POST"):
+            status, _, said = target.page.request(method, f"/gradio_api/{path}", body, Content_Type=kind, **target.cookie)
+            assert status == 404 and b"token" not in said, path
+    new = set(Path(tempfile.gettempdir()).glob("*")) - before
+    assert not [p for p in new if p.is_file() and p.stat().st_size == len(PNG)]
+
+
+def test_the_description_tells_public_endpoints_only(target: Target):
+    plain = target.page.request("GET", "/gradio_api/info", **target.cookie)
+    more = target.page.request("GET", "/gradio_api/info?all_endpoints=true", **target.cookie)
+    assert plain[0] == more[0] == 200 and plain[2] == more[2]
+    named = json.loads(plain[2])
+    assert "/predict" in named["named_endpoints"] and not named["unnamed_endpoints"]
+
+
+def test_every_answer_has_the_headers(target: Target):
+    for path in ("/", "/readyz", "/nothing", "/gradio_api/info", "/gradio_api/queue/data", "/gradio_api/file=/gone"):
+        _, told, _ = target.page.request("GET", path, **target.cookie)
+        assert told["x-content-type-options"] == "nosniff" and told["cache-control"] == "no-store", path
+
+
+# --- the login -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_but_the_login_page_answers_without_a_cookie(target: Target):
+    if not target.cookie:
+        return
+    hidden = ["config", "info", "app_id", "startup-events", "heartbeat/abc", "queue/data?session_hash=a", "call/status/a"]
+    for path in ["/config", "/logout", *(f"/gradio_api/{p}" for p in hidden)]:
+        assert target.page.request("GET", path)[0] in (401, 404), path
+    for path in ("upload", "queue/join", "call/status", "reset", "cancel"):
+        assert target.page.request("POST", f"/gradio_api/{path}", b"{}", Content_Type="application/json")[0] == 401
+    assert b"components" not in target.page.request("GET", "/")[2].replace(b'"components":[]', b"")
+    assert target.page.request("GET", "/healthz")[0] == target.page.request("GET", "/readyz")[0] == 200
+
+
+def test_guesses_at_once_and_under_claimed_addresses_are_counted(tmp_path: Path):
+    with page(tmp_path / "tmp", NEUROVISION_USER=USER, NEUROVISION_PASSWORD=PASSWORD) as served:
+        heard: list[int] = []
+
+        def guess(k: int) -> None:
+            try:
+                cookie_of(served, f"guess {k}", X_Forwarded_For=f"10.1.0.{k}")
+            except Refused as e:
+                heard.append(e.status)
+
+        threads = [threading.Thread(target=guess, args=(k,)) for k in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(heard) == [400] * 5 + [429] * 19
+        with pytest.raises(Refused, match="Too many wrong passwords"):
+            cookie_of(served)

@@ -105,7 +105,8 @@ def test_a_full_disk_refuses_an_upload_in_a_sentence(small_disk: Path):
         sent.append(message)
 
     guard = Guard(None, small_disk, Limits())  # type: ignore[arg-type]
-    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": [], "client": ("127.0.0.1", 1)}
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "client": ("127.0.0.1", 1)}
+    scope["headers"] = [(b"host", b"localhost")]
     asyncio.run(guard(scope, None, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 507 and b"no room" in bytes(sent[1]["body"])  # type: ignore[call-overload]
 

@@ -18,7 +18,9 @@ from neurovision.ensemble.drift import FIGURES, LEAST, Tally, figures, load_refe
 from neurovision.logs import JsonLines, Quiet, event, request_id
 from neurovision.scan.phantom import phantom
 from neurovision.views.ui import guard
-from neurovision.views.ui.guard import Bucket, Guard, Limits, Lockout, login, route_of
+from neurovision.views.ui.entry import Names, is_foreign, route_of
+from neurovision.views.ui.guard import Guard, Limits, login
+from neurovision.views.ui.rates import Rates, key_of
 
 
 async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -28,7 +30,8 @@ async def inner(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
     status = 400 if scope["path"] == "/login" and size == 5 else 200
-    await send({"type": "http.response.start", "status": status, "headers": [(b"x-own", b"kept")]})
+    own = [(b"x-own", b"kept"), (b"access-control-allow-origin", b"*"), (b"set-cookie", b"a=1; SameSite=none; Secure")]
+    await send({"type": "http.response.start", "status": status, "headers": own})
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
@@ -37,12 +40,17 @@ class Client:
 
     def __init__(self, folder: Path, **limits: Any) -> None:
         self.seen: list[tuple[str, int, float]] = []
-        self.guard = Guard(inner, folder, Limits(**limits), lambda *told: self.seen.append(told))
+        self.guard = Guard(
+            inner, folder, Limits(**limits), lambda *told: self.seen.append(told), Names(), lambda cookies: "in" in cookies
+        )
 
     def ask(
-        self, method: str, path: str, body: bytes = b"", address: str = "10.0.0.1", length: int | None = None, parts: int = 1
+        self, method: str, path: str, body: bytes = b"", address: str = "10.0.0.1", length: int | None = None,
+        parts: int = 1, **told: str,
     ) -> tuple[int, dict[str, str], Any]:
-        headers = [] if length is None else [(b"content-length", str(length).encode())]
+        told = {"host": "127.0.0.1:7860", "cookie": "in=1", **told}
+        headers = [(k.replace("_", "-").encode(), v.encode()) for k, v in told.items()]
+        headers += [] if length is None else [(b"content-length", str(length).encode())]
         scope = {"type": "http", "method": method, "path": path, "headers": headers, "client": (address, 1)}
         step = max(1, len(body) // parts)
         chunks = [body[k : k + step] for k in range(0, len(body), step)] or [b""]
@@ -99,26 +107,13 @@ def test_settings_that_are_no_number_keep_their_default(monkeypatch: pytest.Monk
     assert "NEUROVISION_CALLS_PER_MINUTE is no whole number" in caplog.text
 
 
-def test_a_bucket_refills_steadily_and_by_address():
-    now = [0.0]
-    bucket = Bucket(6, lambda: now[0])
-    assert [bucket.take("a") for _ in range(6)] == [0] * 6
-    assert bucket.take("a") == pytest.approx(10) and bucket.take("b") == 0
-    now[0] = 9.0
-    assert bucket.take("a") == pytest.approx(1)
-    now[0] = 10.5
-    assert bucket.take("a") == 0 and bucket.take("a") > 0
-    now[0] = 1e6
-    assert [bucket.take("a") > 0 for _ in range(7)] == [False] * 6 + [True]
-    assert Bucket(0).take("a") == 0
-
-
-def test_a_bucket_forgets_the_longest_unseen_address(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(guard, "MAX_CLIENTS", 3)
-    bucket = Bucket(1)
-    for address in "abcd":
-        bucket.take(address)
-    assert len(bucket._left) == 3 and "a" not in bucket._left
+def test_an_allowance_is_by_address_and_by_network():
+    rates = Rates(6, 0, 2, 60)
+    assert [rates.upload("10.0.0.1") for _ in range(6)] == [0] * 6
+    assert 1 <= rates.upload("10.0.0.1") <= 60 and rates.upload("10.0.0.2") == 0
+    assert not any(rates.call("10.0.0.1") for _ in range(2000))
+    assert key_of("2001:db8::1") == key_of("2001:db8::ffff:2") != key_of("2001:db8:0:1::1")
+    assert key_of("::ffff:10.0.0.1") == "10.0.0.1" and key_of("no address") == "unknown"
 
 
 def test_rates_are_limited_by_address_with_a_sentence(tmp_path: Path):
@@ -128,7 +123,7 @@ def test_rates_are_limited_by_address_with_a_sentence(tmp_path: Path):
     status, headers, said = client.ask("POST", UPLOAD)
     assert status == 429 and "2 uploads a minute" in said["detail"] and int(headers["retry-after"]) >= 1
     assert client.ask("POST", UPLOAD, address="10.0.0.2")[0] == 200
-    assert client.ask("GET", "/gradio_api/file=x")[0] == 200
+    assert client.ask("GET", "/gradio_api/file=/x")[0] == 200
 
 
 def test_a_request_is_cut_at_its_size(tmp_path: Path):
@@ -149,26 +144,81 @@ def test_a_full_disk_is_told_before_the_upload(tmp_path: Path, monkeypatch: pyte
     assert status == 507 and "no room" in said["detail"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/gradio_api/proxy=http://x/", "/pwa_icon/99999", "/manifest.json", "/monitoring", "/gradio_api/dev/reload", "/docs",
-     "/openapi.json", "/gradio_api/mcp/", "/gradio_api/vibe-editor/"],
-)  # fmt: skip
+ROUTED = [
+    ("GET", "/", "page"), ("GET", "/readyz", "health"), ("POST", "/gradio_api/call/predict", "call"),
+    ("GET", "/gradio_api/call/predict/0af", "result"), ("GET", "/assets/index-AbC.js", "assets"),
+    ("GET", "/gradio_api/file=/x/y z.png", "file"), ("POST", "/login", "login"), ("POST", "/gradio_api/upload", "upload"),
+    ("POST", "/", None), ("GET", "/login", None), ("PUT", "/gradio_api/upload", None),
+    ("OPTIONS", "/gradio_api/upload", None),
+    ("GET", "/gradio_api/file=http://x/y", None), ("GET", "/gradio_api/file=//x/y/../z", "file"), ("GET", "/Jane/Doe", None),
+    ("GET", "/gradio_api/call/Jane Doe/0", None), ("POST", "/gradio_api/run/predict", None),
+]  # fmt: skip
+CLOSED = [
+    "token", "user", "login_check", "process_recording", "component_server", "queue/status", "run/predict", "api/predict",
+    "stream/1", "proxy=http://x/", "dev/reload", "vibe-code", "openapi.json", "deep_link", "runs", "mcp/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "route"), ROUTED)
+def test_a_route_is_named_or_there_is_none(method: str, path: str, route: str | None):
+    assert route_of(method, path) == route
+
+
+@pytest.mark.parametrize("path", [*(f"/gradio_api/{c}" for c in CLOSED), "/pwa_icon/99", "/manifest.json", "/monitoring"])
 def test_routes_without_a_use_are_closed(tmp_path: Path, path: str):
-    assert Client(tmp_path).ask("GET", path)[0] == 404
+    client = Client(tmp_path)
+    assert client.ask("GET", path)[0] == client.ask("POST", path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [("localhost", True), ("LOCALHOST:7860", True), ("127.0.0.1:7860", True), ("[::1]:7860", True), ("192.168.1.5", True),
+     ("scanner.example", True), ("a-b.hf.space", True),
+     ("evil.example", False), ("localhost.evil.example", False), ("", False)],
+)  # fmt: skip
+def test_hosts_are_listed(monkeypatch: pytest.MonkeyPatch, host: str, known: bool):
+    monkeypatch.setenv("NEUROVISION_HOSTS", "Scanner.example, other")
+    monkeypatch.setenv("SPACE_HOST", "a-b.hf.space")
+    assert Names.from_environment().know(host) == known
+
+
+@pytest.mark.parametrize(
+    ("route", "told", "foreign"),
+    [("call", {}, False), ("call", {"sec-fetch-site": "same-origin", "origin": "http://here:7860"}, False),
+     ("call", {"sec-fetch-site": "same-site"}, True), ("call", {"sec-fetch-site": "cross-site"}, True),
+     ("call", {"origin": "http://evil.example"}, True), ("call", {"origin": "null"}, True),
+     ("call", {"origin": "http://here"}, True),
+     ("page", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, False),
+     ("page", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, True),
+     ("file", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, True),
+     ("file", {"sec-fetch-site": "none"}, False)],
+)  # fmt: skip
+def test_other_sites_are_told_apart(route: str, told: dict[str, str], foreign: bool):
+    assert is_foreign(route, [(k.encode(), v.encode()) for k, v in told.items()], "here:7860") == foreign
+
+
+def test_cookies_are_strict_and_no_other_site_is_given_leave(tmp_path: Path):
+    _, headers, _ = Client(tmp_path).ask("GET", "/", origin="http://127.0.0.1:7860")
+    assert headers["set-cookie"] == "a=1; Secure; HttpOnly; SameSite=Strict"
+    assert "access-control-allow-origin" not in headers and headers["cache-control"] == "no-store"
+
+
+def test_without_a_cookie_only_the_login_page_answers(tmp_path: Path):
+    client = Client(tmp_path)
+    for method, path, route in ROUTED:
+        if route is not None:
+            expected = 200 if route in ("page", "health", "assets", "login") else 401
+            assert client.ask(method, path, cookie="")[0] == expected, path
 
 
 def test_lockout_after_wrong_passwords(tmp_path: Path):
     client = Client(tmp_path, wrong=3, lockout=60)
-    now = [0.0]
-    client.guard.lockout = Lockout(3, 60, lambda: now[0])
+    assert [client.ask("POST", "/login", b"wrong")[0] for _ in range(2)] == [400] * 2
+    assert client.ask("POST", "/login", b"right one")[0] == 200  # which forgets the wrong ones
     assert [client.ask("POST", "/login", b"wrong")[0] for _ in range(3)] == [400] * 3
     status, headers, said = client.ask("POST", "/login", b"right one")
     assert status == 429 and "Too many wrong passwords" in said["detail"] and int(headers["retry-after"]) > 50
     assert client.ask("POST", "/login", b"right one", address="10.0.0.2")[0] == 200
-    now[0] = 61
-    assert client.ask("POST", "/login", b"right one")[0] == 200
-    assert [client.ask("POST", "/login", b"wrong")[0] for _ in range(3)] == [400] * 3  # a right one forgets the wrong
 
 
 def test_login_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -205,19 +255,10 @@ def test_the_access_log_names_no_file_and_no_address(tmp_path: Path, caplog: pyt
     client.ask("GET", f"/gradio_api/file=/tmp/{NAME}/4711.dcm", address="203.0.113.9")
     client.ask("GET", f"/{NAME}")
     lines = [json.loads(JsonLines().format(r)) for r in caplog.records]
-    assert [line["route"] for line in lines] == ["/gradio_api/file", "/"]
+    assert [line["route"] for line in lines] == ["file", "other"]
     assert set(lines[0]) == {"at", "level", "from", "message", "method", "route", "status", "ms"}
     assert NAME not in json.dumps(lines) and "4711" not in json.dumps(lines) and "203.0" not in json.dumps(lines)
-    assert [seen[:2] for seen in client.seen] == [("/gradio_api/file", 200), ("/", 200)]
-
-
-@pytest.mark.parametrize(
-    ("path", "route"),
-    [("/", "/"), ("/gradio_api/call/predict/abc", "/gradio_api/call"), ("/assets/index-AbC.js", "/assets"),
-     ("/gradio_api/file=/x/y", "/gradio_api/file"), ("/Jane/Doe", "/"), ("/a" * 40, "/a/a")],
-)  # fmt: skip
-def test_routes(path: str, route: str):
-    assert route_of(path) == route
+    assert [seen[:2] for seen in client.seen] == [("file", 200), ("other", 404)]
 
 
 def test_log_lines_hold_the_request_and_no_foreign_words():
@@ -321,10 +362,10 @@ def test_metrics_are_opt_in_and_count(monkeypatch: pytest.MonkeyPatch):
     room.open()
     room.analyzer().analyze(phantom("glioma", 4)[0])
     metrics = Metrics(room)
-    metrics.observe("/gradio_api/call", 200, 0.2)
+    metrics.observe("call", 200, 0.2)
     text = generate_latest(metrics.registry).decode()
     assert 'neurovision_slices_total{bin="tumor",figure="verdict"} 1.0' in text
-    assert 'neurovision_request_seconds_count{route="/gradio_api/call",status="200"} 1.0' in text
+    assert 'neurovision_request_seconds_count{route="call",status="200"} 1.0' in text
     assert "neurovision_ready 1.0" in text
     monkeypatch.setenv("NEUROVISION_METRICS", "everywhere")
     with pytest.raises(SystemExit, match="is a port"):

@@ -356,6 +356,8 @@ class Visitor:
         self.strangers: list[str] = []
         self.context.route(lambda u: not u.startswith((url, "data:", "blob:")), self._refuse)
         self.page: Page = self.context.new_page()
+        self.refused: list[str] = []
+        self.page.on("response", lambda r: r.status < 400 or self.refused.append(f"{r.status} {r.url}"))
         self.page.goto(url)
         self.page.get_by_text("Device: CPU").wait_for()
 
@@ -375,7 +377,7 @@ class Visitor:
     def leave(self) -> None:
         body = self.page.locator("body").inner_text()
         assert "Traceback" not in body and 'File "' not in body
-        assert self.strangers == []
+        assert self.strangers == [] and self.refused == []
         self.context.close()
 
 

@@ -18,7 +18,7 @@ from neurovision.errors import BatchError
 from neurovision.serving.ray_batch import start
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from neurovision.views.ui.guard import Guard
 
 NAME = "neurovision"
 AT_ONCE = 1000  # requests of a replica, open streams included; Serve's own default is 5
@@ -65,7 +65,7 @@ class _Page:
     """The replica: everything is in its ASGI application."""
 
 
-def _page(settings: dict[str, str], load: Callable[[], Analyzer]) -> FastAPI:
+def _page(settings: dict[str, str], load: Callable[[], Analyzer]) -> Guard:
     """Build the page, inside the replica."""
     os.environ.update(settings)
     from neurovision.views.ui.page import application

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio import processing_utils
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def close(page: gr.Blocks) -> None:
@@ -23,3 +27,17 @@ def close(page: gr.Blocks) -> None:
 
 def _refuse(*args: object, **kwargs: object) -> Any:
     raise gr.Error("A scan is uploaded, not named by a web address.", print_exception=False)
+
+
+def signed_in(app: FastAPI) -> Callable[[dict[str, str]], bool]:
+    """The test whether a visitor's cookies are of one who signed in to the page mounted in ``app``.
+
+    Gradio asks for a login by route and forgets some of them (``heartbeat``, ``startup-events``, ``reset``, ``cancel``).
+    """
+    mounted = app.routes[-1].app  # type: ignore[attr-defined]
+
+    def known(cookies: dict[str, str]) -> bool:
+        names = (f"access-token-{mounted.cookie_id}", f"access-token-unsecure-{mounted.cookie_id}")
+        return any(cookies.get(name) in mounted.tokens for name in names)
+
+    return known

@@ -1,4 +1,4 @@
-"""What stands between the page and the network: headers, limits, the login's lockout, request ids and the access log.
+"""What stands between the page and the network: routes, hosts and sites, headers, limits, request ids and the access log.
 
 Every setting comes from the environment; :class:`Limits` lists them. An address is kept in memory only, as the key of
 its visitor's allowance, and never logged.
@@ -7,21 +7,21 @@ its visitor's allowance, and never logged.
 from __future__ import annotations
 
 import hmac
-import itertools
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from neurovision.logs import event, request_id
+from neurovision.views.ui.entry import ELSEWHERE, OPEN, Names, is_foreign, route_of
+from neurovision.views.ui.rates import Rates
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,15 +34,6 @@ POLICY = (
     " style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 SPARE_DISK = 64_000_000  # bytes that an upload must leave free
-MAX_CLIENTS = 10_000  # addresses whose allowance is remembered
-# Gradio's routes that this page has no use for: fetching on a visitor's behalf, resizing to any size, other apps.
-CLOSED = re.compile(
-    r"/(gradio_api/)?(proxy=|pwa_icon|manifest\.json|monitoring|dev/|vibe|stream/|custom_component|deep_link|mcp|docs|redoc"
-    r"|openapi\.json)"
-)
-_UPLOAD = re.compile(r"/(gradio_api/)?upload/?$")
-_CALL = re.compile(r"/(gradio_api/)?(queue/join|call/|run/|api/)")
-_LOGIN = re.compile(r"/login/?$")
 
 
 @dataclass(frozen=True)
@@ -54,8 +45,8 @@ class Limits:
         calls: Analyses and other actions a minute (NEUROVISION_CALLS_PER_MINUTE).
         upload_bytes: Of one upload request, all its files together (NEUROVISION_UPLOAD_MB).
         call_bytes: Of any other request.
-        wrong: Wrong passwords before the lockout (NEUROVISION_LOGIN_ATTEMPTS).
-        lockout: Seconds that it lasts (NEUROVISION_LOGIN_LOCKOUT).
+        wrong: Attempts to sign in before the lockout (NEUROVISION_LOGIN_ATTEMPTS); the right password starts anew.
+        lockout: Seconds from the first of them until it ends (NEUROVISION_LOGIN_LOCKOUT).
         frame_ancestors: Sites that may show the page in a frame, as in a Content-Security-Policy
             (NEUROVISION_FRAME_ANCESTORS); none, but for a Space, which huggingface.co shows in a frame.
     """
@@ -94,51 +85,6 @@ def _number(variable: str, default: int) -> int:
     return int(told)
 
 
-class Bucket:
-    """A token bucket for each address: a minute's allowance at once, then a steady trickle (steady clock)."""
-
-    def __init__(self, a_minute: int, clock: Callable[[], float] = monotonic) -> None:
-        self.a_minute, self._clock = a_minute, clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, address: str) -> float:
-        """Take one; returns 0, or the seconds to wait where none is left."""
-        if not self.a_minute:
-            return 0.0
-        now = self._clock()
-        left, at = self._left.pop(address, (float(self.a_minute), now))
-        left = min(float(self.a_minute), left + (now - at) * self.a_minute / 60)
-        wait = 0.0 if left >= 1 else (1 - left) * 60 / self.a_minute
-        self._left[address] = (left - 1 if wait == 0 else left, now)
-        if len(self._left) > MAX_CLIENTS:
-            self._left.popitem(last=False)
-        return wait
-
-
-class Lockout:
-    """Counts wrong passwords by address and closes the login to it after too many (steady clock)."""
-
-    def __init__(self, wrong: int, seconds: int, clock: Callable[[], float] = monotonic) -> None:
-        self.wrong, self.seconds, self._clock = wrong, seconds, clock
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def wait(self, address: str) -> float:
-        """Seconds until the address may try again; 0 if it may now."""
-        count, at = self._failed.get(address, (0, 0.0))
-        left = at + self.seconds - self._clock()
-        if left <= 0:
-            self._failed.pop(address, None)
-        return left if self.wrong and count >= self.wrong and left > 0 else 0.0
-
-    def tried(self, address: str, right: bool) -> None:
-        """Record an attempt."""
-        count, _ = self._failed.pop(address, (0, 0.0))
-        if not right:
-            self._failed[address] = (count + 1, self._clock())
-            if len(self._failed) > MAX_CLIENTS:
-                self._failed.popitem(last=False)
-
-
 def login() -> Callable[[str, str], bool] | None:
     """The check of user and password that the environment asks for, or None where it asks for none.
 
@@ -173,13 +119,15 @@ class _TooLarge(Exception):
 
 
 class Guard:
-    """ASGI middleware around the whole page.
+    """ASGI application around the whole page.
 
     Args:
         app: The page.
         folder: Where uploads land, for the disk's free space.
         limits: See :class:`Limits`.
-        observe: Called with ``(route, status, seconds)`` after every request.
+        observe: Called with ``(route, status, seconds)`` after every request; the route is a name of ``entry.ROUTES``.
+        names: The hosts that the page answers to; the environment's by default.
+        signed_in: Tells whether a visitor's cookies, by name, are of one who signed in; None where there is no login.
     """
 
     def __init__(
@@ -188,15 +136,19 @@ class Guard:
         folder: Path,
         limits: Limits,
         observe: Callable[[str, int, float], None] = lambda route, status, seconds: None,
+        names: Names | None = None,
+        signed_in: Callable[[dict[str, str]], bool] | None = None,
     ) -> None:
         self.app, self.folder, self.limits, self.observe = app, folder, limits, observe
-        self.uploads, self.calls = Bucket(limits.uploads), Bucket(limits.calls)
-        self.lockout = Lockout(limits.wrong, limits.lockout)
+        self.names, self.signed_in = names or Names.from_environment(), signed_in
+        self.rates = Rates(limits.uploads, limits.calls, limits.wrong, limits.lockout)
+        self.forwarded = bool(os.environ.get("FORWARDED_ALLOW_IPS") or os.environ.get("SPACE_ID"))
         self.headers = [
             (b"content-security-policy", f"{POLICY}; frame-ancestors {limits.frame_ancestors}".encode()),
             (b"x-content-type-options", b"nosniff"),
             (b"referrer-policy", b"no-referrer"),
             (b"cross-origin-opener-policy", b"same-origin"),
+            (b"cross-origin-resource-policy", b"same-origin"),
             (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), usb=()"),
         ]
         if limits.frame_ancestors == "'none'":
@@ -204,24 +156,25 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it with a sentence."""
+        if scope["type"] == "websocket":  # the page uses none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start, status, number = perf_counter(), 0, secrets.token_hex(8)
         token = request_id.set(number)
-        path, address = str(scope["path"]), (scope.get("client") or ("", 0))[0]
-        posts = scope["method"] == "POST"
-        signs_in = posts and bool(_LOGIN.search(path))
+        route = route_of(scope["method"], str(scope["path"]))
+        address = (scope.get("client") or ("", 0))[0]
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                kept = [(k, v) for k, v in message["headers"] if k.lower() != b"x-request-id"]
-                message["headers"] = [*kept, *self.headers, (b"x-request-id", number.encode())]
+                message["headers"] = self._answered(route, scope, message["headers"], number)
             await send(message)
 
-        most = self.limits.upload_bytes if posts and _UPLOAD.search(path) else self.limits.call_bytes
+        most = self.limits.upload_bytes if route == "upload" else self.limits.call_bytes
         came = 0
 
         async def counted() -> Message:
@@ -233,54 +186,96 @@ class Guard:
             return message
 
         try:
-            refused = self._refusal(path, address, posts, signs_in, most, _length(scope["headers"]))
+            refused = self._refusal(route, address, scope, most)
             if refused is None:
-                await self.app(scope, counted, answer)
+                await self.app(self._passed(route, scope), counted, answer)
             else:
                 await _say(answer, *refused)
         except _TooLarge:
             if status == 0:
                 await _say(answer, 413, f"A request may have {most >> 20} MB; this has more, send less at once.")
         finally:
-            if signs_in and status in (200, 400):
-                self.lockout.tried(address, status == 200)
-            seconds, route = perf_counter() - start, "unknown" if status == 404 else route_of(path)
-            self.observe(route, status, seconds)
-            values = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1e3, 1)}
-            event(log, "a request was answered", **values)
+            if route == "login" and status == 200:
+                self.rates.signed_in(address)
+            seconds, named = perf_counter() - start, route or ELSEWHERE
+            self.observe(named, status, seconds)
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else ELSEWHERE
+            event(log, "a request was answered", method=method, route=named, status=status, ms=round(seconds * 1e3, 1))
             request_id.reset(token)
 
-    def _refusal(
-        self, path: str, address: str, posts: bool, signs_in: bool, most: int, length: int | None
-    ) -> tuple[int, str, float] | None:
+    def _passed(self, route: str | None, scope: Scope) -> Scope:
+        """The request as the page sees it: without what a visitor could make it believe of its own address."""
+        dropped = {b"x-gradio-server"}
+        if not self.forwarded:
+            dropped |= {k for k, _ in scope["headers"] if k.lower().startswith(b"x-forwarded-")}
+        headers = [(k, v) for k, v in scope["headers"] if k.lower() not in dropped]
+        query = b"" if route == "info" else scope.get("query_string", b"")  # which would list private endpoints too
+        return {**scope, "headers": headers, "query_string": query}
+
+    def _answered(
+        self, route: str | None, scope: Scope, headers: Iterable[tuple[bytes, bytes]], number: str
+    ) -> list[tuple[bytes, bytes]]:
+        """An answer's headers: ours, no leave for other sites, and nothing of a patient for a cache to keep."""
+        kept = []
+        for k, v in headers:
+            key = k.lower()
+            if key == b"x-request-id" or key.startswith(b"access-control-"):
+                continue
+            if key == b"cache-control" and route != "assets":
+                continue
+            if key == b"set-cookie":
+                v = _strict(v)
+                if scope.get("scheme") == "https" and v.startswith(b"access-token-unsecure-"):
+                    continue  # Gradio sets it twice; this one would go out by plain HTTP too
+            kept.append((k, v))
+        if route != "assets":
+            kept.append((b"cache-control", b"no-store"))
+        return [*kept, *self.headers, (b"x-request-id", number.encode())]
+
+    def _refusal(self, route: str | None, address: str, scope: Scope, most: int) -> tuple[int, str, float] | None:
         """Status, sentence and seconds to wait, or None where the request may pass."""
-        if CLOSED.match(path):
+        headers = {k.lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        host = headers.get(b"host", "")
+        asked = headers.get(b"x-forwarded-host", host).split(",")[0] if self.forwarded else host
+        if route != "health" and not (self.names.know(asked) and self.names.know(host)):
+            return 421, "This page has another name; name this one in NEUROVISION_HOSTS if it is right.", 0
+        if route is None or (route in ("login", "logout") and self.signed_in is None):
             return 404, "There is nothing at this address.", 0
-        if signs_in and (wait := self.lockout.wait(address)):
-            return 429, f"Too many wrong passwords; try again in {_words(wait)}.", wait
-        if not posts:
-            return None
-        if length is not None and most and length > most:
+        if is_foreign(route, scope["headers"], asked):
+            return 403, "Another site may not use this page.", 0
+        if route == "login":
+            if wait := self.rates.attempt(address):
+                return 429, f"Too many wrong passwords; try again in {_words(wait)}.", wait
+        elif self.signed_in is not None and route not in OPEN and not self.signed_in(_cookies(headers.get(b"cookie", ""))):
+            return 401, "Sign in first.", 0
+        told = headers.get(b"content-length", "")
+        length = int(told) if told.isascii() and told.isdigit() else 0
+        if most and length > most:
             return 413, f"A request may have {most >> 20} MB; received {length >> 20} MB, send less at once.", 0
-        if _UPLOAD.search(path):
-            if wait := self.uploads.take(address):
+        if route == "upload":
+            if wait := self.rates.upload(address):
                 return 429, f"{self.limits.uploads} uploads a minute are taken; try again in {_words(wait)}.", wait
-            if shutil.disk_usage(self.folder).free < (length or 0) + SPARE_DISK:
+            if shutil.disk_usage(self.folder).free < length + SPARE_DISK:
                 return 507, "The server has no room for this upload now; try again in some minutes.", 60
-        elif _CALL.search(path) and (wait := self.calls.take(address)):
+        elif route in ("join", "call") and (wait := self.rates.call(address)):
             return 429, f"{self.limits.calls} actions a minute are taken; try again in {_words(wait)}.", wait
         return None
 
 
-def route_of(path: str) -> str:
-    """The part of a path that names no file, session or event: ``/gradio_api/call``, ``/gradio_api/file``."""
-    parts = path.split("=")[0].strip("/").split("/")[:2]
-    return "/" + "/".join(itertools.takewhile(re.compile(r"[a-z_]{1,24}").fullmatch, parts))
+def _strict(cookie: bytes) -> bytes:
+    """A Set-Cookie value that no other site's request carries, and no script reads."""
+    parts = [p.strip() for p in cookie.split(b";")]
+    kept = [p for p in parts if p.lower().partition(b"=")[0] not in (b"samesite", b"httponly")]
+    return b"; ".join([*kept, b"HttpOnly", b"SameSite=Strict"])
 
 
-def _length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    told = next((v for k, v in headers if k.lower() == b"content-length"), b"")
-    return int(told) if told.isdigit() else None
+def _cookies(header: str) -> dict[str, str]:
+    jar: SimpleCookie = SimpleCookie()
+    try:
+        jar.load(header)
+    except CookieError:
+        return {}
+    return {name: morsel.value for name, morsel in jar.items()}
 
 
 def _words(seconds: float) -> str:

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -18,14 +18,11 @@ from neurovision.ensemble.pipeline import Analyzer
 from neurovision.logs import Quiet, to_stderr
 from neurovision.views.examples import examples_folder
 from neurovision.views.ui import batch, compare, diagnose, explain, generate, look, models, parts, prompt, report, volume
-from neurovision.views.ui.gradio_gaps import close
+from neurovision.views.ui.gradio_gaps import close, signed_in
 from neurovision.views.ui.guard import Guard, Limits, login
 from neurovision.views.ui.metrics import Metrics
 from neurovision.views.ui.room import MAX_UPLOAD, Room
 from neurovision.views.ui.sealed import seal
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 SESSIONS = 128  # kept in memory, the least recently used let go: every call without a session opens one, with its own page
 TITLE = "Neurovision MRI Brain Abnormality Detector"
@@ -94,7 +91,7 @@ def _status(tone: str, *words: str) -> str:
     )
 
 
-def application(room: Room, limits: Limits | None = None) -> FastAPI:
+def application(room: Room, limits: Limits | None = None) -> Guard:
     """The page as an ASGI application behind its :class:`Guard`, with ``/healthz`` and ``/readyz``.
 
     Args:
@@ -114,13 +111,17 @@ def application(room: Room, limits: Limits | None = None) -> FastAPI:
     def readyz() -> Any:
         return JSONResponse({"status": room.state}, 200 if room.state == "ready" else 503)
 
-    metrics = Metrics.from_environment(room)
-    limits = limits or Limits.from_environment()
-    app.add_middleware(Guard, folder=room.folder, limits=limits, observe=metrics.observe if metrics else _unobserved)
-    return gr.mount_gradio_app(
+    check = login()
+    gr.mount_gradio_app(
         app, build(room), path="/", footer_links=["api", "settings"], run_history=False, enable_monitoring=False,
-        ssr_mode=False, pwa=False, show_error=False, mcp_server=False, max_file_size=MAX_UPLOAD, auth=login(),
+        ssr_mode=False, pwa=False, show_error=False, mcp_server=False, max_file_size=MAX_UPLOAD, auth=check,
         root_path=os.environ.get("GRADIO_ROOT_PATH"), theme=look.theme(), css=look.CSS, head=look.HEAD,
+    )  # fmt: skip
+    metrics = Metrics.from_environment(room)
+    # Around everything: what an error or a broken request is answered with gets the headers too.
+    return Guard(
+        app, room.folder, limits or Limits.from_environment(), metrics.observe if metrics else _unobserved,
+        signed_in=signed_in(app) if check else None,
     )  # fmt: skip
 
 
@@ -164,6 +165,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn hands the signal on; exiting clears the folder
     sys.stderr = Quiet()
     uvicorn.run(
-        app, host=host, port=port, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=3,
+        app, host=host, port=port, log_config=None, proxy_headers=bool(os.environ.get("FORWARDED_ALLOW_IPS")),
+        log_level="warning", access_log=False, timeout_graceful_shutdown=3,
         loop="asyncio",  # other loops open connections in C, where nothing is sealed
     )  # fmt: skip
