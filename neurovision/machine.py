@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
-import tempfile
+import sys
 from pathlib import Path
-from typing import Any
+
+import psutil
+from filelock import BaseFileLock, FileLock
+from platformdirs import user_runtime_path
 
 
 def cores() -> int:
@@ -26,24 +30,30 @@ def processor() -> str:
 
 def room_for_workers(megabytes: int) -> int:
     """One process a processor, but no more of that size than half of the free memory has room for."""
-    try:
-        told = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
-    except OSError:
-        told = None
-    room = int(told[1]) // 1024 // 2 // megabytes if told else 1
-    return max(1, min(cores(), room))
+    return max(1, min(cores(), psutil.virtual_memory().available // 1024**2 // 2 // megabytes))
 
 
 def peak_mb() -> float:
-    """Memory that this process has held at most, in MB; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Memory that this process has held at most, in MB; what it holds now where the system does not say."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 1024**2
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024**2 if sys.platform == "darwin" else peak / 1024
 
 
-_claims: list[Any] = []  # open files whose locks end with the process
+def tree_mb(root: int) -> float:
+    """Resident memory of a process and its descendants in MB; pages that they share count more than once."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in (psutil.Process(root), *psutil.Process(root).children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                total += process.memory_info().rss
+    return total / 1024**2
+
+
+_claims: list[BaseFileLock] = []  # held until the process ends
 
 
 def claim_cores(count: int) -> None:
@@ -56,18 +66,15 @@ def claim_cores(count: int) -> None:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several workers may share a GPU
     if not hasattr(os, "sched_setaffinity"):
         return
-    import fcntl
-
     allowed = sorted(os.sched_getaffinity(0))
     for first in range(0, len(allowed) - count + 1, count):
-        path = Path(tempfile.gettempdir()) / f"neurovision-{os.getuid()}-core-{allowed[first]}"
-        stream = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(stream)
+            lock = FileLock(user_runtime_path("neurovision", ensure_exists=True) / f"core-{allowed[first]}")
+            lock.acquire(blocking=False)
+        except OSError:  # another worker has it (Timeout is one), or there is no folder
             continue
-        _claims.append(stream)
-        for thread in Path("/proc/self/task").iterdir() if Path("/proc/self/task").is_dir() else ():
-            os.sched_setaffinity(int(thread.name), allowed[first : first + count])
+        _claims.append(lock)
+        for thread in psutil.Process().threads():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread.id, allowed[first : first + count])
         return

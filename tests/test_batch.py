@@ -354,12 +354,10 @@ def test_other_settings_and_a_second_run_are_refused(local: Path, archive: Path)
     listing = list_source(str(archive))
     with pytest.raises(BatchError, match="other weights or settings"):
         run(listing, local, with_standin(masks=False), quiet=True)
-    import fcntl
+    from filelock import FileLock
 
-    with (local / WORK / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(BatchError, match="Another run works on this folder"):
-            run(listing, local, with_standin(), quiet=True)
+    with FileLock(local / WORK / "lock"), pytest.raises(BatchError, match="Another run works on this folder"):
+        run(listing, local, with_standin(), quiet=True)
 
 
 def test_a_damaged_partition_is_named(tmp_path: Path):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from platformdirs import user_state_path
 
 from neurovision.commands.options import Insecure, Weights
 from neurovision.serving.pacs import Ledger, Pacs, SeriesEntry, SeriesFilter, Server, analyze_series
@@ -108,5 +108,4 @@ def watch(
 
 def _work(given: Path | None) -> Path:
     """The work folder: what is given, else the user's state folder."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return given or home / "neurovision" / "pacs"
+    return given or user_state_path("neurovision", appauthor=False) / "pacs"

@@ -8,11 +8,12 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +109,4 @@ def _is_ours(folder: Path) -> bool:
 
 def user_cache() -> Path:
     """The user's own cache folder of neurovision; it need not exist."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "neurovision"
+    return user_cache_path("neurovision", appauthor=False, opinion=False)

@@ -30,6 +30,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from neurovision import __version__
 from neurovision.ensemble.weights import load_manifest
 from neurovision.errors import BatchError, NeurovisionError
@@ -167,8 +169,7 @@ def _owned(out: Path) -> Iterator[str]:
     try:
         for folder in (out / FINDINGS, work / "begun"):
             folder.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as stream:
-            _lock(stream.fileno())
+        with FileLock(work / "lock", timeout=0):  # let go when the process ends, however it ends
             token = secrets.token_hex(8)
             write(work / "run", token)
             for left in (*work.glob("part-*"), work / "fetched", *(out / FINDINGS).glob(f"{PART}*")):
@@ -178,22 +179,12 @@ def _owned(out: Path) -> Iterator[str]:
                     shutil.rmtree(masks)
             (out / MASKS).mkdir(exist_ok=True)
             yield token
+    except Timeout as e:
+        raise BatchError("Another run works on this folder of results; wait for it or name another folder.") from e
     except OSError as e:
         raise BatchError(
             f"The folder of results cannot be written ({e.strerror or type(e).__name__}); free some space or name another."
         ) from e
-
-
-def _lock(stream: int) -> None:
-    """Hold a file's lock until the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:
-        return  # Windows: the run's token still keeps a run that was overtaken from writing
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        raise BatchError("Another run works on this folder of results; wait for it or name another folder.") from e
 
 
 def _settle(out: Path, settings: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import fcntl
 import hashlib
 import io
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from neurovision.classes import TUMORS
@@ -87,8 +87,7 @@ def accept(gray: np.ndarray, mask: np.ndarray, said: Acceptance, root: Path) -> 
     folder = root / ACCEPTED
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two people may accept at once
+    with FileLock(folder / ".lock"):  # two people may accept at once
         rows = _rows(folder / "index.csv")
         if any(r["id"] == name for r in rows):
             raise DataError("This picture was accepted before; remove its row from accepted/index.csv to accept it anew.")

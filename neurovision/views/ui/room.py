@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gradio as gr
+from filelock import BaseFileLock, FileLock, Timeout
 from gradio.utils import NamedString
 
 from neurovision.ensemble.drift import Tally
@@ -239,23 +240,18 @@ def _private_folder() -> tuple[Path, Path]:
     return folder, mark
 
 
-_held: list[TextIO | None] = []  # open as long as the process lives
+_held: list[BaseFileLock | None] = []  # open as long as the process lives
 _folders: list[Path] = []  # the private folders of this process
 
 
-def _locked(mark: Path) -> TextIO | None:
-    """The mark, opened and locked, or None where another process holds it; a killed process holds nothing."""
-    file = mark.open("w")
+def _locked(mark: Path) -> BaseFileLock | None:
+    """The lock on the mark, or None where another process holds it; a killed process holds nothing."""
+    lock = FileLock(mark)
     try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows, where a file that is open cannot be removed: that holds as well
-        return file
-    except OSError:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         return None
-    return file
+    return lock
 
 
 def _sweep_abandoned() -> None:
@@ -266,7 +262,7 @@ def _sweep_abandoned() -> None:
         lock = _locked(old / MARK)
         if lock is not None:
             shutil.rmtree(old, ignore_errors=True)
-            lock.close()
+            lock.release()
 
 
 def _is_ours(folder: Path) -> bool:
