@@ -20,6 +20,7 @@ class Grid:
         file_affine: float64 ``(4, 4)``, file index to RAS millimeters.
         affine: float64 ``(4, 4)``, ``(slice, row, column)`` to LPS millimeters.
         known: Whether the file says how it lies in the patient.
+        measured: Whether the file says how large its voxels are.
     """
 
     shape: tuple[int, int, int]
@@ -27,6 +28,7 @@ class Grid:
     file_affine: np.ndarray
     affine: np.ndarray
     known: bool
+    measured: bool = True
 
     def to_slices(self, voxels: np.ndarray) -> np.ndarray:
         """A view of the file's ``(I, J, K)`` voxels as ``(S, H, W)``."""
@@ -47,7 +49,7 @@ class Grid:
         """Plain values for JSON, from which :meth:`from_json` makes the same Grid."""
         return {
             "shape": list(self.shape), "transform": self.transform.tolist(), "file_affine": self.file_affine.tolist(),
-            "affine": self.affine.tolist(), "known": self.known,
+            "affine": self.affine.tolist(), "known": self.known, "measured": self.measured,
         }  # fmt: skip
 
     @classmethod
@@ -69,4 +71,4 @@ class Grid:
         )
         if not sound:
             raise ValueError("a grid of another shape")
-        return cls((i, j, k), transform, file_affine, affine, bool(told["known"]))
+        return cls((i, j, k), transform, file_affine, affine, bool(told["known"]), bool(told["measured"]))

@@ -10,15 +10,16 @@ from pathlib import Path
 
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 from neurovision.scan import images, nifti
-from neurovision.scan.names import PACKED, PICTURES, VOLUMES, shown, stems_of, told_apart
-from neurovision.scan.sniff import HEAD, Kind, kind_of, sniff
+from neurovision.scan.names import PACKED, PICTURES, VOLUMES, shown, stem_of, stems_of, told_apart
+from neurovision.scan.sniff import HEAD, Kind, kind_of, other_kind, sniff
 from neurovision.scan.study import Study
 
 MAX_FILES = 4096  # of a folder or an upload
 # What this project writes beside the scans.
 NOT_SCANS = (".seg.dcm", ".sr.dcm", ".sc.dcm", ".mask.nii.gz", ".mask.png", ".overlay.png")
 DEIDENTIFIED = ".deidentified"  # ends the name of a folder of copies
-HIDDEN, OWN = "a hidden file", "written by this program beside a scan"  # passed over without a word
+# Passed over without a word.
+HIDDEN, OWN, BESIDE = "a hidden file", "written by this program beside a scan", "the voxels of a header beside it"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,14 @@ def read(path: Path | str) -> Study:
     """
     file = Path(path)
     with memory_told([file]):
-        return _read_folder(file) if file.is_dir() else read_bytes(_load(file), shown(file.name))
+        if file.is_dir():
+            return _read_folder(file)
+        kind = kind_of(file)
+        if kind == "NIfTI pair" and (voxels := nifti.beside(file, ".img")):
+            return _read_pair(file, voxels)
+        if kind == "unknown" and (header := _header_of(file)):
+            return _read_pair(header, file)
+        return read_bytes(_load(file), shown(file.name))
 
 
 def read_bytes(data: bytes, name: str) -> Study:
@@ -126,14 +134,28 @@ def read_bytes(data: bytes, name: str) -> Study:
         return read_dicom(data, name)
     if kind in ("NIfTI", "NIfTI pair"):
         return nifti.read_nifti(data, name)
+    if kind == "unknown" and (what := other_kind(data[:HEAD])):
+        raise UnsupportedScan(f"{name}: this is {what}.")
     return images.read_image(data, name)
 
 
+def _read_pair(header: Path, voxels: Path) -> Study:
+    return nifti.read_nifti(_load(header), shown(header.name), _load(voxels))
+
+
+def _header_of(file: Path) -> Path | None:
+    """The NIfTI header whose voxels a file holds, told by its name, or None."""
+    if not file.name.lower().endswith((".img", *(f".img{p}" for p in PACKED))):
+        return None
+    header = nifti.beside(file, ".hdr")
+    return header if header is not None and kind_of(header) == "NIfTI pair" else None
+
+
 def read_files(paths: Sequence[Path | str], name: str | None = None) -> Study:
-    """Read the files of one scan: a single file, or the DICOM files of one series in any order.
+    """Read the files of one scan: a single file, a NIfTI header and its voxels, or the DICOM files of one series.
 
     Args:
-        paths: The files.
+        paths: The files, those of a series in any order.
         name: Of the scan, for the Study; of a series, for messages too. By default the file's name or the series' number.
 
     Raises:
@@ -142,6 +164,9 @@ def read_files(paths: Sequence[Path | str], name: str | None = None) -> Study:
     files = [Path(p) for p in paths]
     if len(files) == 1:
         study = read(files[0])
+        return study if name is None else _renamed(study, name)
+    if len(files) == 2 and kind_of(files[0]) == "NIfTI pair":
+        study = _read_pair(files[0], files[1])
         return study if name is None else _renamed(study, name)
     from neurovision.scan.dicom import read_dicom_series, series_number
 
@@ -193,11 +218,13 @@ def list_scans(paths: Sequence[Path]) -> Listing:
     found = _find([p.resolve() if p.name in ("", "..") else p for p in paths])
     groups, strange = _grouped(found)
     folder = {f.file: f.folder for f in found}
+    kinds = {f.file: f.kind for f in found}
     per_folder = Counter(g[0].parent for g in groups if len(g) > 1)
     # A series is called by its folder, or by its first file where the folder holds several.
-    named = [g[0].parent if len(g) > 1 and per_folder[g[0].parent] == 1 else min(g) for g in groups]
+    series = [len(g) > 1 and kinds[g[0]] == "DICOM" for g in groups]
+    named = [g[0].parent if s and per_folder[g[0].parent] == 1 else min(g) for g, s in zip(groups, series, strict=True)]
     names = told_apart(named, [folder[g[0]] for g in groups])
-    skipped = [(f.file, f.folder, f.reason) for f in found if f.reason not in (None, HIDDEN, OWN)]
+    skipped = [(f.file, f.folder, f.reason) for f in found if f.reason not in (None, HIDDEN, OWN, BESIDE)]
     skipped += [(f, folder[f], "a DICOM file that is no MR image") for f in strange]
     told = told_apart([f for f, _, _ in skipped], [d for _, d, _ in skipped])
     reasons = sorted(zip(told, (str(r) for _, _, r in skipped), strict=True))
@@ -236,8 +263,8 @@ def look_at(file: Path, folder: Path) -> tuple[Kind, str | None]:
     kind = kind_of(file)
     if kind == "unknown" and _is_report(file):
         return kind, OWN
-    if kind == "unknown" and name.endswith((".img", *(f".img{p}" for p in PACKED))):
-        return kind, "the voxels of a NIfTI header beside it" if nifti.header_beside(file) else _NO_SCAN
+    if kind == "unknown" and _header_of(file):
+        return kind, BESIDE
     claims = (*PICTURES, ".nii", *(v + p for v in VOLUMES for p in PACKED), ".dcm", ".dicom", ".ima")
     return kind, None if kind != "unknown" or name.endswith(claims) else _NO_SCAN
 
@@ -284,9 +311,9 @@ def _find(paths: Sequence[Path]) -> list[_Found]:
 def _grouped(found: Sequence[_Found]) -> tuple[list[tuple[Path, ...]], list[Path]]:
     """Scans, and DICOM files of a given folder that are no MR images beside others that are."""
     dicom = [f.file for f in found if f.kind == "DICOM" and f.reason is None]
-    others = [(f.file,) for f in found if f.kind != "DICOM" and f.reason is None]
+    others = _paired([f for f in found if f.kind != "DICOM" and f.reason is None])
     if not dicom:
-        return list(others), []
+        return others, []
     from neurovision.scan.dicom import group_dicom
 
     with memory_told(dicom):
@@ -295,6 +322,14 @@ def _grouped(found: Sequence[_Found]) -> tuple[list[tuple[Path, ...]], list[Path
     given = {f.file for f in found if f.given}
     asked = [f for f in strange if f in given or not groups]
     return [*others, *groups, *((f,) for f in (*asked, *damaged))], [f for f in strange if f not in set(asked)]
+
+
+def _paired(found: Sequence[_Found]) -> list[tuple[Path, ...]]:
+    """Files by themselves, but a NIfTI header together with its voxels where both are given."""
+    voxels = {stem_of(f.file): f.file for f in found if f.kind == "unknown" and stem_of(f.file) != f.file.name}
+    pairs = {f.file: voxels[stem_of(f.file)] for f in found if f.kind == "NIfTI pair" and stem_of(f.file) in voxels}
+    taken = set(pairs.values())
+    return [(f.file, pairs[f.file]) if f.file in pairs else (f.file,) for f in found if f.file not in taken]
 
 
 def _read_folder(folder: Path) -> Study:

@@ -10,7 +10,8 @@ from neurovision.scan import nifti
 
 Kind = Literal["DICOM", "NIfTI", "NIfTI pair", "picture", "unknown"]
 
-HEAD = 64 * 1024  # bytes that tell a format
+HEAD = nifti.PEEK  # bytes that tell any format
+_PLAIN = 4096  # bytes that tell the format of a file that is not compressed
 _VR = re.compile(rb"[A-Z]{2}")
 _GROUPS = (0x0002, 0x0008)  # one of these begins a DICOM file that has no preamble
 
@@ -29,11 +30,30 @@ def sniff(head: bytes) -> Kind:
     return "picture" if _is_picture(head) else "unknown"
 
 
+def other_kind(head: bytes) -> str | None:
+    """What a file is that no reader takes, a few words for its refusal; or None."""
+    if nifti.is_analyze(head):
+        return "a header of Analyze 7.5, which does not say how the head lies; convert it to NIfTI"
+    if nifti.is_packed(head):
+        return "a compressed file that is cut off or holds no NIfTI; unpack it and send what is in it"
+    return next((words for magic, words in _OTHERS.items() if head.startswith(magic) or head[4:].startswith(magic)), None)
+
+
+_OTHERS = {
+    b"GIF8": "a GIF; export the scan as PNG", b"%PDF": "a PDF; export the scan itself as PNG or DICOM",
+    b"PK\x03\x04": "a ZIP archive; unpack it and send what is in it", b"ftypheic": "a HEIC photograph; export it as JPEG",
+    b"ftypavif": "an AVIF picture; export it as PNG", b"\x0a\x24\x03": "a MetaImage header; convert the scan to NIfTI",
+    b"NRRD": "an NRRD file; convert the scan to NIfTI", b"\x89HDF": "an HDF5 or MINC file; convert the scan to NIfTI",
+    b"\0\0\x0cjP  ": "a JPEG 2000 picture; export it as PNG",
+}  # fmt: skip
+
+
 def kind_of(file: Path) -> Kind:
     """What :func:`sniff` says of a file; ``"unknown"`` where it cannot be opened."""
     try:
         with file.open("rb") as stream:
-            return sniff(stream.read(HEAD))
+            head = stream.read(_PLAIN)
+            return sniff(head + stream.read(HEAD - _PLAIN) if nifti.is_packed(head) else head)
     except OSError:
         return "unknown"
 

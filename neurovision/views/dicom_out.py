@@ -203,7 +203,7 @@ def write_nifti_mask(result: Findings | VolumeFindings, study: Study, out: Path)
         grid = study.grid
         labels, affine, known = np.ascontiguousarray(grid.to_file(labels)), grid.file_affine, grid.known
     image = nibabel.Nifti1Image(labels, affine)
-    image.header.set_xyzt_units("mm")
+    image.header.set_xyzt_units("mm" if study.grid is None or study.grid.measured else "unknown")
     image.header["descrip"] = b"neurovision label map, research only"
     image.set_sform(affine, code=1 if known else 0)
     image.set_qform(affine if known else None, code=1 if known else 0)

@@ -80,7 +80,9 @@ def syntax_name(syntax: UID) -> str:
 def _parse(stream: BinaryIO, name: str, pixels: bool) -> Dataset:
     damaged = f"{name}: the DICOM file is damaged or cut off; export it again."
     meta, syntax = None, ImplicitVRLittleEndian
-    if stream.read(132)[128:] == b"DICM":
+    head = stream.read(132)
+    if head[128:] == b"DICM" or head[:2] == b"\x02\0":  # the file meta header, which may come without a preamble
+        stream.seek(132 if head[128:] == b"DICM" else 0)
         with refusing(damaged):
             meta = _read_file_meta_info(stream)
             syntax = UID(str(meta.get("TransferSyntaxUID", syntax)))
@@ -95,7 +97,7 @@ def _parse(stream: BinaryIO, name: str, pixels: bool) -> Dataset:
         raise UnsupportedScan(f"{name}: its transfer syntax ({syntax_name(syntax)}) is not read; export it uncompressed.")
     stream.seek(0)
     with refusing(damaged):
-        dataset = pydicom.dcmread(stream, force=meta is None, stop_before_pixels=not pixels)
+        dataset = pydicom.dcmread(stream, force=head[128:] != b"DICM", stop_before_pixels=not pixels)
         if "TransferSyntaxUID" not in dataset.file_meta:  # pydicom finds out how it is written, and does not note it
             implicit, little = dataset.original_encoding
             native = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

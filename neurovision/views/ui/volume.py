@@ -16,7 +16,7 @@ from neurovision.ensemble.volume import VolumeFindings, analyze_volume
 from neurovision.errors import NeurovisionError, UnsupportedScan
 from neurovision.scan import contained
 from neurovision.scan.phantom import phantom_volume
-from neurovision.scan.sniff import sniff
+from neurovision.scan.sniff import kind_of
 from neurovision.scan.study import Source, Study
 from neurovision.views.surface import surface
 from neurovision.views.ui import parts
@@ -50,7 +50,7 @@ def gather(paths: Sequence[str]) -> Study:
     files = sorted((Path(p) for p in paths), key=lambda p: p.name)
     if not files:
         raise UnsupportedScan("There is no scan yet; drop the slices of one head or try the example.")
-    if len(files) == 1 or any(_kind(f) != "picture" for f in files):
+    if len(files) == 1 or any(kind_of(f) != "picture" for f in files):
         return contained.study(files)
     slices = [contained.study([f]) for f in files]
     shapes = {s.pixels.shape[1:3] for s in slices}
@@ -59,11 +59,6 @@ def gather(paths: Sequence[str]) -> Study:
     pixels = np.stack([s.gray() for s in slices])[..., None]
     notes = ("Pictures carry no geometry: the order of their names is taken for the order of the slices.",)
     return Study(pixels, Source(f"{len(files)} pictures", slices[0].source.format), warnings=notes)
-
-
-def _kind(path: Path) -> str:
-    with path.open("rb") as stream:
-        return sniff(stream.read(1024))
 
 
 def facts(found: VolumeFindings) -> str:
