@@ -41,7 +41,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     GRADIO_SERVER_NAME=0.0.0.0 \
     GRADIO_TEMP_DIR=/tmp \
     GRADIO_SERVER_PORT=7860
-RUN useradd --create-home --uid 1000 user
+RUN useradd --create-home --uid 1000 user \
+    && install --directory --owner=1000 --group=1000 --mode=0700 /state
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /app
 COPY app.py LICENSE README.md ./

@@ -87,21 +87,29 @@ def test_the_context_holds_what_is_copied_and_nothing_private():
 
 def test_the_compose_file_closes_what_it_can():
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-    assert set(compose["services"]) == {"neurovision", "orthanc"}
-    for name, service in compose["services"].items():
+    services, networks = compose["services"], compose["networks"]
+    assert set(services) == {"proxy", "neurovision", "watcher", "orthanc"}
+    for name, service in services.items():
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["mem_limit"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
-        assert any(str(t).startswith("/tmp") for t in service["tmpfs"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []) if name != "proxy"), name
+        assert all(password.startswith("${") for key, password in service["environment"].items() if "PASSWORD" in key)
+    # The page, which reads strangers' files: no way out, no port of the host, and nothing of the archive.
+    assert services["neurovision"]["networks"] == ["page"] and networks["page"]["internal"]
+    assert "ports" not in services["neurovision"] and "volumes" not in services["neurovision"]
+    assert not any("PACS" in key for key in services["neurovision"]["environment"])
+    assert networks["page"]["ipam"]["config"][0]["subnet"] == services["neurovision"]["environment"]["FORWARDED_ALLOW_IPS"]
+    assert services["watcher"]["networks"] == ["archive"] and networks["archive"]["internal"]
+    ledger = services["watcher"]["environment"]["XDG_STATE_HOME"]
+    assert services["watcher"]["volumes"] == [f"ledger:{ledger}"] and f" {ledger}" in (ROOT / "Dockerfile").read_text()
     told = (ROOT / "deploy" / "compose.yaml").read_text()
     assert told.count("${NEUROVISION_PACS_PASSWORD:?") == 2  # it does not start without a password
     archive = json.loads((ROOT / "deploy" / "orthanc.json").read_text())
     assert archive["AuthenticationEnabled"] and not archive["DicomServerEnabled"]
-    (volume,) = compose["services"]["orthanc"]["volumes"]
+    (volume,) = services["orthanc"]["volumes"]
     assert volume.split(":")[1] == archive["StorageDirectory"] == archive["IndexDirectory"]
-    assert archive["RegisteredUsers"] == {compose["services"]["neurovision"]["environment"]["NEUROVISION_PACS_USER"]: (
-        "${NEUROVISION_PACS_PASSWORD}"
-    )}  # fmt: skip
+    user = services["watcher"]["environment"]["NEUROVISION_PACS_USER"]
+    assert archive["RegisteredUsers"] == {user: "${NEUROVISION_PACS_PASSWORD}"}
 
 
 def test_the_archive_of_the_compose_file_asks_for_the_password(tmp_path):

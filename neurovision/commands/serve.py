@@ -13,7 +13,6 @@ from neurovision.commands.options import Weights
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; GRADIO_SERVER_NAME or 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; GRADIO_SERVER_PORT or 7860.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own models; a visitor stays with one.")] = 1,
     limit_uploads: Annotated[int | None, typer.Option(min=0, help="Uploads a minute of one address; 0 for any.")] = None,
     limit_calls: Annotated[int | None, typer.Option(min=0, help="Actions a minute of one address; 0 for any.")] = None,
     limit_upload_mb: Annotated[int | None, typer.Option(min=0, help="MB of one upload; 0 for any.")] = None,
@@ -23,7 +22,7 @@ def serve(
     cpus: Annotated[float, typer.Option(help="Processors of the Ray replica.")] = 1.0,
     gpus: Annotated[float, typer.Option(help="GPUs of the Ray replica.")] = 0.0,
 ) -> None:
-    """Serve the page, by one process, by several behind a router, or on Ray.
+    """Serve the page, by one process, or as one replica on Ray Serve.
 
     User, password and further limits come from the environment, as for app.py.
     """
@@ -37,10 +36,8 @@ def serve(
     limits = PageLimits(limit_uploads, limit_calls, limit_upload_mb)
     load = load_analyzer if weights is None else partial(Analyzer.load, weights)
     if not ray:
-        run(host, port, workers, limits, load)
+        run(host, port, limits, load)
         return
-    if workers != 1:
-        raise typer.BadParameter("on Ray the page has one replica, since sessions live in it", param_hint="--workers")
     from neurovision.serving.ray_serve import serve_on_ray
 
     os.environ.update(limits.environment())

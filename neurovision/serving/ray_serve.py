@@ -2,7 +2,7 @@
 
 Ray's own Gradio integration does not work with Gradio 6, so the page is built inside the replica and handed to Serve
 as an ASGI application. One replica, because a visitor's session, queue and uploads live in it; more visitors are
-served by more such applications under other names, or by ``neurovision serve --workers``.
+served by more such applications under other names.
 """
 
 from __future__ import annotations
