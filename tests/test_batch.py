@@ -179,7 +179,7 @@ def test_the_table_says_what_predict_says(local: Path, archive: Path):
 
     for k in range(4):
         row, said = found[f"pictures/p{k}.png"], analyzer.analyze(read(archive / "pictures" / f"p{k}.png"))
-        assert (row["verdict"], row["tumor_probability"]) == (said.verdict, round(said.tumor_probability, 4))
+        assert (row["verdict"], row["tumor_probability"]) == (said.verdict.state, round(said.verdict.probability, 4))
         assert row["tumor_area_px"] == int((said.mask > 1).sum()) and row["sha256"] == said.source.sha256
         assert row["laterality"] == (said.regions[0].side if said.regions else None)
         assert (row["weights"], row["device"], row["engine"]) == ("5" * 12, "CPU", "local")

@@ -14,7 +14,8 @@ from dicom_builder import NAME, head, oblique, stored, write_enhanced, write_ser
 from pydicom import dcmread
 from truth import TruthAnalyzer
 
-from neurovision.ensemble.volume import VolumeFindings, analyze_volume
+from neurovision.ensemble.results import VolumeFindings
+from neurovision.ensemble.volume import analyze_volume
 from neurovision.scan.grid import RAS_TO_LPS
 from neurovision.scan.read import read
 from neurovision.scan.study import Study
@@ -97,7 +98,7 @@ def test_report_measures(sources: dict[str, Path], tmp_path: Path):
     assert values["Area"] == (pytest.approx(lesion.largest_area_mm2, rel=1e-3), "mm2")
     assert group.finding_type.meaning == "Glioma"
     verdict = report.content.get_image_measurement_groups()[0]
-    assert verdict.get_measurements()[0].value == pytest.approx(100 * volume.tumor_probability)
+    assert verdict.get_measurements()[0].value == pytest.approx(100 * volume.verdict.probability)
     assert verdict.get_qualitative_evaluations()[0].value.meaning == "Present"
 
 

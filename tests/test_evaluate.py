@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from neurovision.classes import BY_KEY, TUMORS
-from neurovision.ensemble.findings import Findings, MemberFinding
 from neurovision.ensemble.manifest import File, Manifest, Network, Training, VerdictModel, Vote
 from neurovision.ensemble.pipeline import Analyzer
+from neurovision.ensemble.results import Findings, MemberFinding, Verdict
 from neurovision.errors import DataError
 from neurovision.evaluation import card as cards
 from neurovision.evaluation import evaluate as evaluating
@@ -115,11 +115,10 @@ class Reader:
         half = mask.copy()
         half[50:] = 0
         positive = bool(mask.any())
+        types = {k.key: float((mask == k.index).mean()) for k in TUMORS}
         return Findings(
-            status="ok", source=study.source, picture=gray, mask=mask, tumor_map=(mask > 0).astype(np.float32),
-            uncertainty=np.zeros(gray.shape, np.float32), verdict="tumor" if positive else "no tumor",
-            tumor_probability=0.9 if positive else 0.1, threshold=0.5,
-            type_probabilities={k.key: float((mask == k.index).mean()) for k in TUMORS},
+            source=study.source, picture=gray, mask=mask, tumor_map=(mask > 0).astype(np.float32),
+            uncertainty=np.zeros(gray.shape, np.float32), verdict=Verdict.of(0.9 if positive else 0.1, 0.5, types),
             members=tuple(MemberFinding(n, int((m > 0).sum()), None, m, n) for n, m in (("unet", mask), ("dgnet", half))),
             timing_ms={"total": 1.0},
         )  # fmt: skip
@@ -275,8 +274,7 @@ def test_a_rejected_scan_counts_as_empty_and_apart(
         if not (found.mask == BY_KEY["meningioma"].index).any():
             return found
         return replace(
-            found, status="rejected", reason="x", verdict=None, tumor_probability=None, type_probabilities={}, members=(),
-            mask=np.zeros_like(found.mask),
+            found, reason="x", verdict=None, members=(), mask=np.zeros_like(found.mask),
         )  # fmt: skip
 
     monkeypatch.setattr(Reader, "analyze", refuse_meningioma)
@@ -294,7 +292,7 @@ def test_a_mask_of_another_size_is_refused(data: Path, tmp_path: Path, reader: R
 
 
 def test_a_trial_takes_scans_from_everywhere(data: Path):
-    items = load_index(data, folds=[4], sequences=("FLAIR", "T1c"))
+    items = load_index(data, ("figshare", "lgg", "navoneel", "healthy"), [4], ("FLAIR", "T1c"))
     few = thin(items, 3)
     assert [i.id for i in few if i.source == "figshare"] == ["fig0", "fig2", "fig5"]
     assert len(few) == 3 * 5

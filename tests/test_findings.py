@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neurovision.ensemble.features import disagreement, label_map, pixel_features
-from neurovision.ensemble.findings import find_regions
+from neurovision.ensemble.regions import find_regions
 from neurovision.errors import UnsupportedScan
 from neurovision.scan.paint import paint
 from neurovision.scan.study import Source, Study

@@ -321,7 +321,7 @@ def test_a_tally_counts_bins_and_tells_drift():
     for _ in range(LEAST):
         assert tally.drift({"verdict": {"tumor": 50, "no tumor": 50}}) == {}
         tally.note(found)
-    assert tally.counts()["verdict"] == {"tumor": LEAST, "no tumor": 0, "rejected": 0}
+    assert tally.counts()["verdict"] == {"tumor": LEAST, "borderline": 0, "no tumor": 0, "rejected": 0}
     assert tally.drift({"verdict": {"tumor": 50, "no tumor": 50, "rejected": 0}})["verdict"] > 0.25
     assert tally.drift({"verdict": {"tumor": 5000, "no tumor": 0, "rejected": 0}})["verdict"] < 0.1
 

@@ -23,7 +23,7 @@ from PIL import Image
 from standin import standin
 
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
-from neurovision.ensemble.manifest import Network, Networks
+from neurovision.ensemble.manifest import Network, Networks, VerdictFit
 from neurovision.ensemble.weights import DEFAULT, FILE
 from neurovision.errors import WeightsMissing
 from neurovision.scan.phantom import phantom, phantom_volume
@@ -107,10 +107,10 @@ def test_card_says_the_verdict_and_escapes_what_a_file_says() -> None:
     from neurovision.views.ui.parts import verdict_card
 
     found = standin().analyze(read(GLIOMA))
-    card = verdict_card(found, {"sensitivity": 0.95, "false_alarms": 0.08})
+    card = verdict_card(found, VerdictFit(scans=100, sensitivity=0.95, false_alarms=0.08))
     assert "Tumor detected" in card and "found 95 % of tumors" in card and "8 % false alarms" in card
-    assert "No tumor detected" in verdict_card(standin().analyze(read(HEALTHY)), {})
-    rejected = verdict_card(replace(found, status="rejected", reason="<script>x</script>", warnings=("<i>",)), {})
+    assert "No tumor detected" in verdict_card(standin().analyze(read(HEALTHY)), None)
+    rejected = verdict_card(replace(found, verdict=None, reason="<script>x</script>", warnings=("<i>",)), None)
     assert "Not a brain MRI" in rejected and "<script>" not in rejected and "<i>" not in rejected.split("</h2>")[1]
 
 
@@ -186,14 +186,14 @@ def test_batch_sorts_by_probability_and_survives_a_bad_file(tmp_path: Path, text
     from neurovision.views.ui.batch import analyze_all, write_zip
 
     outcomes = analyze_all(standin(), [Path(text_file), Path(HEALTHY), Path(GLIOMA)])
-    assert [o.row["scan"] for o in outcomes] == ["glioma.png", "healthy.png", "letter.txt"]
-    assert [o.row["verdict"] for o in outcomes] == ["tumor", "no tumor", ""]
-    assert "not a readable" in outcomes[-1].row["reason"]
+    assert [o.result.row()["scan"] for o in outcomes] == ["glioma.png", "healthy.png", "letter.txt"]
+    assert [o.result.row()["verdict"] for o in outcomes] == ["tumor", "no tumor", None]
+    assert "not a readable" in str(outcomes[-1].result.reason)
     write_zip(outcomes, tmp_path / "b.zip")
     with zipfile.ZipFile(tmp_path / "b.zip") as archive:
         assert set(archive.namelist()) == {
             "batch.csv", "glioma.json", "glioma.mask.png", "glioma.overlay.png", "healthy.json", "healthy.mask.png",
-            "healthy.overlay.png",
+            "healthy.overlay.png", "letter.txt.json",
         }  # fmt: skip
         assert json.loads(archive.read("glioma.json"))["verdict"] == "tumor"
 

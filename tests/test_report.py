@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from standin import standin
 
-from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.results import Findings
 from neurovision.errors import DataError
 from neurovision.scan.phantom import phantom, phantom_volume
 from neurovision.views.report import (
@@ -19,7 +19,6 @@ from neurovision.views.report import (
     MAX_NOTES,
     csv_rows,
     region_sizes,
-    summary_row,
     write_csv,
     write_json,
     write_pdf,
@@ -45,7 +44,7 @@ def test_pdf_says_what_was_found(found: Findings, tmp_path: Path) -> None:
     pages, text = text_of(tmp_path / "r.pdf")
     assert pages == 1
     for words in (
-        "Tumor detected", f"probability of a tumor {found.tumor_probability:.2f}", found.weights, "phantom-glioma-4",
+        "Tumor detected", f"probability of a tumor {found.verdict.probability:.2f}", found.weights, "phantom-glioma-4",
         "U-Net", "DGNet", f"{found.regions[0].area_px}", "Größe geprüft, см. прежний снимок.", " ".join(DISCLAIMER.split()),
     ):  # fmt: skip
         assert words in text, words
@@ -62,13 +61,11 @@ def test_rejected_and_negative_findings_have_a_report_too(tmp_path: Path) -> Non
     healthy = standin().analyze(phantom("healthy", 4)[0])
     write_pdf(healthy, tmp_path / "h.pdf")
     assert "does not exclude a tumor" in text_of(tmp_path / "h.pdf")[1]
-    rejected = replace(
-        healthy, status="rejected", reason="No head.", verdict=None, tumor_probability=None, threshold=None, members=()
-    )
+    rejected = replace(healthy, reason="No head.", verdict=None, members=())
     write_pdf(rejected, tmp_path / "x.pdf")
     text = text_of(tmp_path / "x.pdf")[1]
     assert "Not a brain MRI" in text and "No head." in text
-    assert len(csv_rows(rejected)) == 1 and csv_rows(rejected)[0]["tumor_probability"] == ""
+    assert len(csv_rows(rejected)) == 1 and csv_rows(rejected)[0]["tumor_probability"] is None
 
 
 def test_too_long_notes_are_refused(found: Findings, tmp_path: Path) -> None:
@@ -104,5 +101,5 @@ def test_sizes_are_millimeters_only_where_spacing_is_known(found: Findings) -> N
 
 def test_a_file_name_cannot_become_a_formula(found: Findings, tmp_path: Path) -> None:
     named = replace(found, source=replace(found.source, name="=HYPERLINK(1).png"))
-    write_csv([summary_row(named)], tmp_path / "r.csv")
+    write_csv([named.row()], tmp_path / "r.csv")
     assert "'=HYPERLINK" in (tmp_path / "r.csv").read_text()

@@ -52,9 +52,9 @@ def test_measures_by_hand():
     assert volume.longest_diameter_mm == first.longest_diameter_mm
     assert [s.area_px for s in volume.slices] == [0, 0, 600, 600, 720, 600, 0, 0, 100, 100, 100, 0]
     assert volume.slices[4].area_mm2 == 180
-    assert volume.verdict == "tumor"
-    assert volume.tumor_type == "meningioma"
-    assert sum(volume.type_probabilities.values()) == pytest.approx(1)
+    assert volume.verdict.state == "tumor"
+    assert volume.verdict.likeliest_type == "meningioma"
+    assert sum(volume.verdict.types.values()) == pytest.approx(1)
     assert volume.probability.dtype == np.uint8
     assert volume.probability[3, 15, 70] == 204  # 0.8
     assert json.loads(json.dumps(volume.to_json()))["lesions"][0]["volume_ml"] == pytest.approx(1.26)
@@ -78,14 +78,14 @@ def test_what_is_no_lesion_leaves_the_mask():
     assert set(np.unique(volume.mask)) == {1}
     assert volume.largest_slice is None
     assert volume.longest_diameter_mm is None
-    assert volume.verdict == "no tumor"
-    assert volume.tumor_probability == pytest.approx(0.485)  # (0.95 + 0.02) / 2: one slice alone does not decide
+    assert volume.verdict.state == "no tumor"
+    assert volume.verdict.probability == pytest.approx(0.485)  # (0.95 + 0.02) / 2: one slice alone does not decide
 
 
 def test_one_slice_is_a_volume_without_height():
     truth = boxes((slice(0, 1), slice(10, 30), slice(10, 30), 4), shape=(1, 100, 100))
     volume = analyze_volume(TruthAnalyzer(truth), study((1, 100, 100), (None, 0.5, 0.5)))
-    assert volume.tumor_probability == 0.95
+    assert volume.verdict.probability == 0.95
     assert volume.lesions[0].volume_ml is None
     assert volume.lesions[0].largest_area_mm2 == 100
     assert volume.volumes_ml == {"glioma": None, "meningioma": None, "pituitary": None}
@@ -105,7 +105,7 @@ def test_rejected_slices():
     truth = boxes((slice(2, 6), slice(10, 30), slice(10, 30), 2))
     some = analyze_volume(TruthAnalyzer(truth, rejected=[0, 1, 11]), study())
     assert [s.status for s in some.slices].count("rejected") == 3
-    assert some.verdict == "tumor"
+    assert some.positive
     nothing = analyze_volume(TruthAnalyzer(truth, rejected=range(12)), study())
     assert (nothing.status, nothing.verdict, nothing.reason) == ("rejected", None, "No head stands out.")
 
@@ -134,7 +134,7 @@ def test_the_real_path_finds_the_phantoms_tumor():
     found = analyze_volume(standin(), volume)
     wanted, got = truth >= 2, found.mask >= 2
     assert 2 * (wanted & got).sum() / (wanted.sum() + got.sum()) > 0.5
-    assert found.verdict == "tumor"
+    assert found.positive
     assert len(found.slices) == 12
     assert abs(found.lesions[0].largest_slice - int(wanted.sum((1, 2)).argmax())) <= 2
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from neurovision.ensemble.findings import Findings, find_regions
+from neurovision.ensemble.regions import find_regions
+from neurovision.ensemble.results import Findings, Verdict
 from neurovision.scan.study import Study
 
 
@@ -29,14 +30,12 @@ class TruthAnalyzer:
                 "warnings": study.warnings, "spacing": None if study.spacing is None else study.spacing[1:],
             }  # fmt: skip
             if k in self.rejected:
-                yield Findings(status="rejected", reason="No head stands out.", **common)
+                yield Findings(reason="No head stands out.", **common)
                 continue
             kind = int(mask.max()) if tumor.any() else 2
             types = {t: (0.8 if kind == n else 0.1) for n, t in enumerate(("glioma", "meningioma", "pituitary"), 2)}
-            positive = self.chances[k] >= 0.5
             yield Findings(
-                status="ok", verdict="tumor" if positive else "no tumor", tumor_probability=self.chances[k], threshold=0.5,
-                tumor_type=max(types, key=types.get) if positive else None, type_probabilities=types,
+                verdict=Verdict.of(self.chances[k], 0.5, types),
                 regions=find_regions(mask, (mask.shape[1] / 2, mask.shape[1] * 0.7), study, k), **common,
             )  # fmt: skip
 

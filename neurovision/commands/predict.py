@@ -6,16 +6,15 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neurovision.commands.options import Anonymize, AsJson, Engine, EngineChoice, Out, Scans, Weights
 
 if TYPE_CHECKING:
-    from neurovision.ensemble.findings import Findings
     from neurovision.ensemble.pipeline import Analyzer
-    from neurovision.ensemble.volume import VolumeFindings
+    from neurovision.ensemble.results import Result
     from neurovision.scan.study import Study
     from neurovision.views.dicom_out import Objects
 
@@ -49,6 +48,7 @@ def predict(
     from tqdm import tqdm
 
     from neurovision.ensemble.pipeline import Analyzer
+    from neurovision.ensemble.results import Unread
     from neurovision.errors import ScanError
     from neurovision.files import write
     from neurovision.scan.read import DEIDENTIFIED, list_scans, memory_told, read_files
@@ -77,18 +77,19 @@ def predict(
 
                     files = tuple(deidentify(files, out / f"{stem}{DEIDENTIFIED}"))
                 study = read_files(files, scan.name)
-                findings = analyzer.analyze(study) if study.n_slices == 1 else _volume(analyzer, study)
+                result = _analyze(analyzer, study)
                 objects = None
                 if study.source.format == "DICOM" or dicom:
                     from neurovision.views.dicom_out import write_dicom
 
-                    objects = write_dicom(findings, study, out, stem, fractional)
-                _write_findings(analyzer, findings, study, objects, out, stem, report)
+                    objects = write_dicom(result, study, out, stem, fractional)
+                _write_result(result, study, objects, out, stem, report)
         except ScanError as e:
             reason = str(e).removeprefix(f"{scan.name}: ").removeprefix(f"{Path(scan.name).name}: ")
-            write(out / f"{stem}.json", json.dumps(_unread(scan.name, reason), indent=1).encode())
+            unread = Unread.of(scan.name, reason, analyzer.manifest.digest[:12])
+            write(out / f"{stem}.json", json.dumps(unread.to_json(), indent=1).encode())
         else:
-            reason = findings.reason
+            reason = result.reason
             if reason is None and objects is not None and objects.missing:
                 reason = f"no {' and no '.join(m.object for m in objects.missing)} written. {objects.missing[0].reason}"
         if reason is not None:
@@ -115,50 +116,30 @@ def classify(
             print(f"{answer.image}: {answer.text()}" if len(answers) > 1 else answer.text())
 
 
-def _unread(name: str, reason: str) -> dict[str, Any]:
-    """The JSON of a file that could not become a Study: the keys of Findings, all empty."""
-    return {
-        "status": "rejected", "reason": reason, "verdict": None, "tumor_probability": None, "tumor_type": None,
-        "type_probabilities": {}, "regions": [], "models": [], "disagreement": None, "timing_ms": {}, "weights": None,
-        "warnings": [], "source": {"name": name},
-    }  # fmt: skip
-
-
-def _volume(analyzer: Analyzer, study: Study) -> VolumeFindings:
+def _analyze(analyzer: Analyzer, study: Study) -> Result:
     from tqdm import tqdm
 
-    from neurovision.ensemble.volume import analyze_volume
+    from neurovision.ensemble.volume import analyze_study
 
-    with tqdm(total=study.n_slices, unit="slice", leave=False, disable=None) as bar:
-        return analyze_volume(analyzer, study, lambda done, _: bar.update(done - bar.n))
+    with tqdm(total=study.n_slices, unit="slice", leave=False, disable=None if study.n_slices > 1 else True) as bar:
+        return analyze_study(analyzer, study, lambda done, _: bar.update(done - bar.n))
 
 
-def _write_findings(
-    analyzer: Analyzer,
-    findings: Findings | VolumeFindings,
-    study: Study,
-    objects: Objects | None,
-    out: Path,
-    stem: str,
-    report: Report | None,
+def _write_result(
+    result: Result, study: Study, objects: Objects | None, out: Path, stem: str, report: Report | None
 ) -> None:
-    """Write the files that every kind of scan gets; of a volume, overlay and report show its largest slice."""
+    """Write the files that every scan gets; of a volume, the overlay shows one slice."""
     import cv2
 
-    from neurovision.ensemble.findings import Findings
     from neurovision.files import write
     from neurovision.views.files import write_mask
 
-    if isinstance(findings, Findings):
-        shown = findings
-    else:
-        largest = findings.largest_slice
-        shown = analyzer.analyze(study, study.n_slices // 2 if largest is None else largest)
-    write_mask(findings, study, out, stem)
-    write(out / f"{stem}.overlay.png", cv2.imencode(".png", shown.overlay()[..., ::-1])[1].tobytes())
+    write_mask(result, study, out, stem)
+    if result.shown is not None:
+        write(out / f"{stem}.overlay.png", cv2.imencode(".png", result.shown.overlay()[..., ::-1])[1].tobytes())
     if report is Report.pdf:
         from neurovision.views.report import write_pdf
 
-        write_pdf(shown, out / f"{stem}.pdf")
-    told = findings.to_json() | ({} if objects is None else {"dicom": objects.to_json()})
-    write(out / f"{stem}.json", json.dumps(told, indent=1).encode())
+        write_pdf(result, out / f"{stem}.pdf")
+    plain = result.to_json() | ({} if objects is None else {"dicom": objects.to_json()})
+    write(out / f"{stem}.json", json.dumps(plain, indent=1).encode())

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from neurovision.classes import HEAD
-from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.results import Findings
 
 REFERENCE = Path(__file__).with_name("drift.json")
 LEAST = 50  # slices before an index means anything
@@ -27,7 +27,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "intensity": _TENTHS,  # median of the head, 0 to 1
     "head_area": _TENTHS,  # share of the picture
     "sequence": _SEQUENCES,
-    "verdict": ("tumor", "no tumor", "rejected"),
+    "verdict": ("tumor", "borderline", "no tumor", "rejected"),
     "tumor_probability": _TENTHS,
     "disagreement": _TENTHS,
 }
@@ -38,18 +38,18 @@ Counts = dict[str, dict[str, int]]
 
 def figures(findings: Findings) -> dict[str, str]:
     """The bin of each figure that one slice falls into; a rejected slice has only a verdict and a sequence."""
-    sequence = findings.source.sequence or "unknown"
-    told = {
-        "verdict": findings.verdict or "rejected",
+    sequence, verdict = findings.source.sequence or "unknown", findings.verdict
+    bins = {
+        "verdict": "rejected" if verdict is None else verdict.state,
         "sequence": sequence if sequence in _SEQUENCES else "other",
     }
     head = findings.mask >= HEAD.index
-    if findings.status == "ok" and head.any():
-        told["intensity"] = _tenth(float(np.median(findings.picture[head])))
-        told["head_area"] = _tenth(float(head.mean()))
-        told["tumor_probability"] = _tenth(findings.tumor_probability or 0.0)
-        told["disagreement"] = _tenth(findings.disagreement)
-    return told
+    if verdict is not None and head.any():
+        bins["intensity"] = _tenth(float(np.median(findings.picture[head])))
+        bins["head_area"] = _tenth(float(head.mean()))
+        bins["tumor_probability"] = _tenth(verdict.probability)
+        bins["disagreement"] = _tenth(findings.disagreement)
+    return bins
 
 
 def _tenth(value: float) -> str:
@@ -65,9 +65,9 @@ class Tally:
 
     def note(self, findings: Findings) -> None:
         """Count one slice."""
-        told = figures(findings)
+        bins = figures(findings)
         with self._lock:
-            for figure, which in told.items():
+            for figure, which in bins.items():
                 self._counts[figure][which] += 1
 
     def counts(self) -> Counts:
@@ -102,7 +102,7 @@ def stability(counts: Mapping[str, int], reference: Mapping[str, int]) -> float:
 def load_reference(path: Path = REFERENCE) -> Counts:
     """The training set's counts, or an empty mapping where there are none."""
     try:
-        told = json.loads(path.read_text())["counts"]
-        return {f: {b: int(told[f][b]) for b in bins} for f, bins in FIGURES.items() if f in told}
+        counts = json.loads(path.read_text())["counts"]
+        return {f: {b: int(counts[f].get(b, 0)) for b in bins} for f, bins in FIGURES.items() if f in counts}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 
@@ -13,9 +14,10 @@ import numpy as np
 from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways
 from neurovision.ensemble.features import Scene, disagreement, tumor_threshold
-from neurovision.ensemble.findings import Findings, MemberFinding, find_regions
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.out_of_distribution import OutOfDistribution
+from neurovision.ensemble.regions import find_regions, smallest_region
+from neurovision.ensemble.results import Findings, MemberFinding, Verdict
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
 from neurovision.ensemble.weights import load_manifest
@@ -62,6 +64,34 @@ class _Batch:
         given = [None] * len(self.readable) if self.answers is None else list(self.answers)
         canvases = [self.canvases[k] for k in self.readable]
         return [Scene(standardize(c.pixels), c.head, a) for c, a in zip(canvases, given, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Voted:
+    """One readable slice after the vote, all maps on the networks' grid.
+
+    Attributes:
+        index: Which slice of the study.
+        gray: The slice.
+        canvas: The slice on the grid.
+        softmax: float32 ``(M, size, size, 5)``, the members'.
+        vote: float32 ``(size, size, 5)``.
+        answers: The classifier's, float32 ``(5,)``, or None without one.
+        score: The out-of-distribution score, or None without a classifier.
+    """
+
+    index: int
+    gray: np.ndarray
+    canvas: Canvas
+    softmax: np.ndarray
+    vote: np.ndarray
+    answers: np.ndarray | None
+    score: float | None
+
+    @cached_property
+    def member_maps(self) -> np.ndarray:
+        """Each member's probability of any tumor, float32 ``(M, size, size)``."""
+        return self.softmax[..., FIRST_TUMOR:].sum(-1)
 
 
 class Analyzer:
@@ -164,102 +194,124 @@ class Analyzer:
             gray, reason = batch.grays[k], batch.reasons[k]
             if reason is not None or vote is None or batch.softmax is None:
                 yield self._rejected(study, index, gray, str(reason), batch.timing)
-            else:
-                n = batch.readable.index(k)
-                answers = None if batch.answers is None else batch.answers[n]
-                score = None if batch.scores is None else float(batch.scores[n])
-                yield self._findings(
-                    study, index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], answers, score, timing
-                )
+                continue
+            n = batch.readable.index(k)
+            answers = None if batch.answers is None else batch.answers[n]
+            score = None if batch.scores is None else float(batch.scores[n])
+            voted = _Voted(index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], answers, score)
+            yield self._findings(study, voted, timing)
 
     def _rejected(self, study: Study, index: int, gray: np.ndarray, reason: str, timing: dict[str, float]) -> Findings:
         empty = np.zeros(gray.shape, np.float32)
         return Findings(
-            status="rejected", reason=reason, source=study.source, picture=gray, mask=np.zeros(gray.shape, np.uint8),
-            tumor_map=empty, uncertainty=empty, slice_index=index, timing_ms={**timing, "total": sum(timing.values())},
+            reason=reason, source=study.source, picture=gray, mask=np.zeros(gray.shape, np.uint8), tumor_map=empty,
+            uncertainty=empty, slice_index=index, timing_ms={**timing, "total": sum(timing.values())},
             weights=self.manifest.digest[:12], warnings=study.warnings,
         )  # fmt: skip
 
-    def _findings(
-        self,
-        study: Study,
-        index: int,
-        gray: np.ndarray,
-        canvas: Canvas,
-        softmax: np.ndarray,
-        vote: np.ndarray,
-        answers: np.ndarray | None,
-        score: float | None,
-        timing: dict[str, float],
-    ) -> Findings:
+    def _findings(self, study: Study, voted: _Voted, timing: dict[str, float]) -> Findings:
+        """Type, verdict, masks and measurements of one slice."""
         start = perf_counter()
-        size = canvas.size
-        types = type_probabilities(vote, answers, self.manifest.verdict.type_weight)
-        vote = retyped(vote, types)
-        planes = np.stack([canvas.restore(vote[..., c.index], float(c is BACKGROUND)) for c in CLASSES])
-        tumor_map = planes[FIRST_TUMOR:].sum(0)
-        member_maps = softmax[..., FIRST_TUMOR:].sum(-1)
-        member_grids = member_maps >= 0.5
-        differ = disagreement(member_grids)
-        # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
-        features = verdict_features(member_maps.mean(0), member_grids.sum((1, 2)), differ, answers)
-        probability = tumor_probability(features, self.manifest.verdict)
-        threshold = self.manifest.verdict.threshold
-        warnings = study.warnings
-        if self._outside is not None and score is not None and score >= self._outside.warn:
-            # Towards the threshold, so that doubt lowers confidence and turns no verdict over.
-            probability += (threshold - probability) * self._outside.doubt(score)
-            warnings += (UNFAMILIAR,)
-        if self._outside is not None and not canvas.found:
-            warnings += ("No head stands out from the background: the whole picture was read.",)
-        positive = probability >= threshold
-        marked_from = self._marked_from(vote[..., FIRST_TUMOR:].sum(-1), positive)
-        mask = self.restore(canvas, vote, marked_from)
-        _, left, side = canvas.box
-        columns = np.flatnonzero(canvas.head.any(0))
-        middle = left + (columns[0] + columns[-1] + 1) / 2 * side / size if len(columns) else left + side / 2
-        width = (columns[-1] + 1 - columns[0]) * side / size if len(columns) else side
-        entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(len(CLASSES))
-        member_masks = [
-            self.restore(canvas, p, self._marked_from(t, positive)) for p, t in zip(softmax, member_maps, strict=True)
-        ]
-        members = tuple(
-            _member(m.name, title, k)
-            for m, title, k in zip(self.manifest.members, self._titles, member_masks, strict=True)
-        )
-        regions = find_regions(mask, (middle, width), study, index)
-        if positive != bool(regions):
-            warnings += (
-                "The verdict and the mask differ: the probability is near its threshold, or the marked area is tiny.",
-            )
+        types = type_probabilities(voted.vote, voted.answers, self.manifest.verdict.type_weight)
+        voted = replace(voted, vote=retyped(voted.vote, types))
+        differ = disagreement(voted.member_maps >= 0.5)
+        verdict, warnings = self._verdict(voted, types, differ)
+        mask, marked_from = self._mask(voted.canvas, voted.vote, verdict)
+        regions = find_regions(mask, _head_columns(voted.canvas), study, voted.index)
+        marked = int((mask >= FIRST_TUMOR).sum())
+        warnings += differ_warning(verdict, bool(regions), marked, smallest_region(mask.shape))
+        tumor_map, uncertainty = _maps(voted)
+        members = self._members(voted, verdict)
         timing = {**timing, "measure": (perf_counter() - start) * 1e3}
         return Findings(
-            status="ok",
             source=study.source,
-            picture=gray,
+            verdict=verdict,
+            picture=voted.gray,
             mask=mask,
             tumor_map=tumor_map,
-            uncertainty=np.clip(entropy, 0, 1).astype(np.float32),
-            verdict="tumor" if positive else "no tumor",
-            tumor_probability=probability,
-            threshold=threshold,
+            uncertainty=uncertainty,
             marked_from=marked_from,
-            tumor_type=max(types, key=lambda t: types[t]) if positive else None,
-            type_probabilities=types,
             regions=regions,
             members=members,
             disagreement=differ,
             spacing=None if study.spacing is None else study.spacing[1:],
-            slice_index=index,
+            slice_index=voted.index,
             timing_ms={**timing, "total": sum(timing.values())},
             weights=self.manifest.digest[:12],
-            warnings=warnings,
+            warnings=study.warnings + warnings,
         )
 
-    def _marked_from(self, tumor: np.ndarray, positive: bool) -> float:
-        """The probability from which a slice's pixels are marked; sets that fitted no share mark from 0.5."""
-        share = self.manifest.verdict.mask_share
-        return tumor_threshold(tumor, share) if positive and share is not None else 0.5
+    def _verdict(self, voted: _Voted, types: dict[str, float], differ: float) -> tuple[Verdict, tuple[str, ...]]:
+        """The verdict, and what a reader must know of it."""
+        model = self.manifest.verdict
+        warnings: tuple[str, ...] = ()
+        areas = (voted.member_maps >= 0.5).sum((1, 2))
+        # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
+        features = verdict_features(voted.member_maps.mean(0), areas, differ, voted.answers)
+        probability = tumor_probability(features, model)
+        if self._outside is not None and voted.score is not None and voted.score >= self._outside.warn:
+            # Towards the threshold, so that doubt lowers confidence and turns no verdict over.
+            probability += (model.threshold - probability) * self._outside.doubt(voted.score)
+            warnings += (UNFAMILIAR,)
+        if self._outside is not None and not voted.canvas.found:
+            warnings += ("No head stands out from the background: the whole picture was read.",)
+        return Verdict.of(probability, model.threshold, types), warnings
+
+    def _mask(self, canvas: Canvas, probabilities: np.ndarray, verdict: Verdict) -> tuple[np.ndarray, float]:
+        """Labels in the slice's own pixels, and the probability from which they are marked.
+
+        Where the verdict is tumor, pixels are marked from a fitted share of the slice's peak; sets that fitted no share,
+        and other verdicts, mark from 0.5.
+        """
+        share, marked_from = self.manifest.verdict.mask_share, 0.5
+        if verdict.positive and share is not None:
+            marked_from = tumor_threshold(probabilities[..., FIRST_TUMOR:].sum(-1), share)
+        return self.restore(canvas, probabilities, marked_from), marked_from
+
+    def _members(self, voted: _Voted, verdict: Verdict) -> tuple[MemberFinding, ...]:
+        masks = [self._mask(voted.canvas, p, verdict)[0] for p in voted.softmax]
+        named = zip(self.manifest.members, self._titles, masks, strict=True)
+        return tuple(_member(m.name, title, mask) for m, title, mask in named)
+
+
+def _head_columns(canvas: Canvas) -> tuple[float, float]:
+    """Middle and width of the head along the slice's columns, in pixels; of the whole canvas where no head stands out."""
+    _, left, side = canvas.box
+    columns = np.flatnonzero(canvas.head.any(0))
+    if not len(columns):
+        return left + side / 2, side
+    middle = left + (columns[0] + columns[-1] + 1) / 2 * side / canvas.size
+    return middle, (columns[-1] + 1 - columns[0]) * side / canvas.size
+
+
+def _maps(voted: _Voted) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of any tumor and uncertainty in the slice's own pixels, float32 ``(H, W)`` in [0, 1]."""
+    planes = np.stack([voted.canvas.restore(voted.vote[..., c.index], float(c is BACKGROUND)) for c in CLASSES])
+    entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(len(CLASSES))
+    return planes[FIRST_TUMOR:].sum(0), np.clip(entropy, 0, 1).astype(np.float32)
+
+
+def differ_warning(verdict: Verdict, found: bool, marked: int, smallest: float) -> tuple[str, ...]:
+    """What to say where verdict and mask differ.
+
+    Args:
+        verdict: Of the slice or volume.
+        found: Whether any region or lesion was measured.
+        marked: Tumor pixels or voxels of the mask.
+        smallest: Pixels of the smallest region that is measured.
+    """
+    if verdict.positive and not found:
+        return (
+            f"The verdict is tumor, but only {marked} px are marked, in no region of at least {smallest:.0f} px."
+            if marked
+            else "The verdict is tumor, but no pixel is marked.",
+        )
+    if found and not verdict.positive:
+        return (
+            f"The mask marks {marked} px, but the verdict is {verdict.state}: the probability of a tumor is"
+            f" {100 * verdict.probability:.0f} %, the threshold {100 * verdict.threshold:.0f} %.",
+        )
+    return ()
 
 
 def restore_labels(canvas: Canvas, probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:

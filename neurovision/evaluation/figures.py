@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn import metrics
 
-from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.results import Findings
 from neurovision.evaluation.measure import VOTE, Row
 from neurovision.evaluation.scores import auc
 from neurovision.evaluation.summary import POOLED, TITLES, decided

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from neurovision.classes import BY_KEY, FIRST_TUMOR
-from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.pipeline import Analyzer
+from neurovision.ensemble.results import Findings
 from neurovision.errors import DataError
 from neurovision.evaluation.scores import Counts, lesion_scores, mask_scores
 from neurovision.scan.prepare import head_mask
@@ -141,10 +141,11 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         drawn = {m.name: nothing for m in analyzer.manifest.members}  # a rejected scan has no member's mask
         drawn.update({m.name: m.mask for m in findings.members})
         drawn[VOTE] = findings.mask
-        drawn[VERDICT] = findings.mask if findings.verdict == "tumor" else nothing
+        drawn[VERDICT] = findings.mask if findings.positive else nothing
         annotated = BY_KEY[item.label].index if item.label in BY_KEY else None
         masks = {name: mask_row(truth, mask, annotated) for name, mask in drawn.items()}
         uncertainty, wrong = _pixels(findings, truth, _key(item))
+    verdict = findings.verdict
     return Row(
         key=_key(item),
         source="lgg_t1c" if item.source == "lgg" and item.sequence == "T1c" else item.source,
@@ -153,9 +154,9 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         label=item.label,
         rejected=findings.status == "rejected",
         warned=bool(findings.warnings),
-        probability=float("nan") if findings.tumor_probability is None else findings.tumor_probability,
-        positive=findings.verdict == "tumor",
-        types=dict(findings.type_probabilities),
+        probability=float("nan") if verdict is None else verdict.probability,
+        positive=findings.positive,
+        types={} if verdict is None else dict(verdict.types),
         masks=masks,
         lesions=0 if truth is None else len(lesion_scores(truth, truth).dice),
         uncertainty=[round(float(u), 6) for u in uncertainty],

@@ -83,7 +83,7 @@ def measure_refusal(analyzer: Analyzer, scans: Sequence[np.ndarray]) -> dict[str
         line["n"] += 1
         what = "refused" if found.status == "rejected" else "warned" if UNFAMILIAR in found.warnings else "passed"
         line[what] += 1
-        line["called_tumor"] += found.verdict == "tumor"
+        line["called_tumor"] += found.positive
     return table
 
 

@@ -137,4 +137,4 @@ def _said(analyzer: Analyzer, gray: np.ndarray, truth: np.ndarray) -> tuple[floa
     pixels = np.clip(gray, 0, 1).astype(np.float32)[None, ..., None]
     findings = analyzer.analyze(Study(np.ascontiguousarray(pixels), Source("scan", "array")))
     dice = Counts.of(truth, findings.mask >= FIRST_TUMOR).dice if truth.any() else float("nan")
-    return dice, findings.verdict == "tumor"
+    return dice, findings.positive

@@ -29,9 +29,8 @@ from neurovision.views.files import write_mask
 if TYPE_CHECKING:
     import pyarrow
 
-    from neurovision.ensemble.findings import Findings
     from neurovision.ensemble.pipeline import Analyzer
-    from neurovision.ensemble.volume import VolumeFindings
+    from neurovision.ensemble.results import Result
     from neurovision.scan.study import Study
 
 log = logging.getLogger(__name__)
@@ -263,22 +262,22 @@ class Worker:
     def _scan(
         self, unit: Unit, number: int, files: tuple[Path, ...], partition: Partition, work: Path, stem: str
     ) -> dict[str, Any]:
-        from neurovision.ensemble.volume import analyze_volume
+        from neurovision.ensemble.volume import analyze_study
         from neurovision.scan.read import read_files
 
         start, cpu = perf_counter(), process_time()
         mask = None
         study = read_files(files, unit.source)
         read, size = perf_counter(), sum(f.stat().st_size for f in files)
-        findings = self.analyzer.analyze(study) if study.n_slices == 1 else analyze_volume(self.analyzer, study)
+        result = analyze_study(self.analyzer, study)
         analyzed = perf_counter()
-        if self.job.masks and findings.status == "ok":
-            path = write_mask(findings, study, work, stem)
+        if self.job.masks and result.status == "ok":
+            path = write_mask(result, study, work, stem)
             mask = f"{MASKS}/{partition.name}/{path.name}"
         end = perf_counter()
-        timing = {f"{stage}_ms": round(findings.timing_ms.get(stage, 0.0), 2) for stage in STAGES}
+        timing = {f"{stage}_ms": round(result.timing_ms.get(stage, 0.0), 2) for stage in STAGES}
         return {
-            **_facts(findings, study),
+            **_facts(result, study),
             **self._shared(unit, number),
             **timing,
             "sha256": None if self.job.hashed else study.source.sha256,
@@ -297,8 +296,10 @@ class Worker:
         }  # fmt: skip
 
     def _unread(self, unit: Unit, number: int, reason: str) -> dict[str, Any]:
-        empty = dict.fromkeys(schema().names)
-        return {**empty, **self._shared(unit, number), "status": "unread", "reason": reason}
+        from neurovision.ensemble.results import Unread
+
+        row = Unread.of(unit.source, reason).row()
+        return {**{name: row.get(name) for name in schema().names}, **self._shared(unit, number)}
 
     def _trouble(self, error: Exception, unit: Unit, number: int) -> dict[str, Any]:
         """The row of a scan that failed, whatever it provoked: one file must not end an archive's run.
@@ -326,31 +327,8 @@ class Worker:
         return text
 
 
-def _facts(findings: Findings | VolumeFindings, study: Study) -> dict[str, Any]:
+def _facts(result: Result, study: Study) -> dict[str, Any]:
     """What is said of a scan, in the table's columns; what is unknown is None."""
-    from neurovision.ensemble.findings import Findings
-    from neurovision.views.report import summary_row, volume_row
-
-    largest: int | None = None
-    if isinstance(findings, Findings):
-        told = summary_row(findings)
-        side = findings.regions[0].side if findings.regions else None
-    else:
-        told, largest = volume_row(findings), findings.largest_slice
-        side = findings.lesions[0].side if findings.lesions else None
     names = set(schema().names)
-    spacing = study.spacing or (None, None, None)
-    _, height, width, _ = study.pixels.shape
-    return {
-        **{key: None if value == "" else value for key, value in told.items() if key in names},
-        "laterality": side,
-        "largest_slice": largest,
-        "slices": study.n_slices,
-        "height": height,
-        "width": width,
-        "spacing_slice_mm": spacing[0],
-        "spacing_row_mm": spacing[1],
-        "spacing_column_mm": spacing[2],
-        "format": study.source.format,
-        "sequence": study.source.sequence,
-    }
+    said = {key: value for key, value in result.row().items() if key in names}
+    return {**said, "spacing_slice_mm": None if study.spacing is None else study.spacing[0]}

@@ -17,8 +17,7 @@ import numpy as np
 
 from neurovision import __version__
 from neurovision.classes import TUMORS, PixelClass
-from neurovision.ensemble.findings import Findings
-from neurovision.ensemble.volume import VolumeFindings
+from neurovision.ensemble.results import Result
 from neurovision.errors import UnsupportedScan
 from neurovision.files import replacing
 from neurovision.scan.grid import RAS_TO_LPS
@@ -126,7 +125,7 @@ def obstacle(study: Study) -> str | None:
 
 
 def write_dicom(
-    result: Findings | VolumeFindings, study: Study, out_dir: Path, stem: str | None = None, fractional: bool = False
+    result: Result, study: Study, out_dir: Path, stem: str | None = None, fractional: bool = False
 ) -> Objects:
     """Write what was found as DICOM.
 
@@ -183,7 +182,7 @@ def _notes(study: Study, reference: bool) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def write_nifti_mask(result: Findings | VolumeFindings, study: Study, out: Path) -> Path:
+def write_nifti_mask(result: Result, study: Study, out: Path) -> Path:
     """Write the label map (class indices 0 to 4) as NIfTI, in the source's own voxels and affine.
 
     Args:
@@ -196,7 +195,7 @@ def write_nifti_mask(result: Findings | VolumeFindings, study: Study, out: Path)
     """
     import nibabel
 
-    labels = _stack(result.mask, result, study)
+    labels = result.mask_in(study)
     affine = RAS_TO_LPS @ (np.eye(4) if study.affine is None else study.affine)
     known = study.affine is not None
     if study.grid is not None:
@@ -220,25 +219,15 @@ def _save(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def _stack(plane: np.ndarray, result: Findings | VolumeFindings, study: Study) -> np.ndarray:
-    """uint8 ``(S, H, W)`` of the study, also where only one slice was analyzed."""
-    if isinstance(result, VolumeFindings):
-        return plane
-    stack = np.zeros(study.pixels.shape[:3], np.uint8)
-    stack[result.slice_index] = plane
-    return stack
-
-
-def _uid(study: Study, result: Findings | VolumeFindings, role: str, root: str = "") -> str:
+def _uid(study: Study, result: Result, role: str, root: str = "") -> str:
     """A UID that is the same for the same result on the same source."""
     from pydicom.uid import generate_uid
 
-    mask = hashlib.sha256(result.mask.tobytes()).hexdigest()
-    place = str(getattr(result, "slice_index", "volume"))
-    return str(generate_uid(entropy_srcs=[MAKER, study.source.sha256, result.weights, mask, place, role, root]))
+    mask = hashlib.sha256(result.mask_in(study).tobytes()).hexdigest()
+    return str(generate_uid(entropy_srcs=[MAKER, study.source.sha256, result.weights, mask, result.place, role, root]))
 
 
-def _common(study: Study, result: Findings | VolumeFindings, role: str, root: str) -> dict[str, Any]:
+def _common(study: Study, result: Result, role: str, root: str) -> dict[str, Any]:
     return {
         "series_instance_uid": _uid(study, result, f"{role} series", root),
         "series_number": _SERIES_NUMBERS[role],
@@ -382,8 +371,8 @@ def _items(dataset: Dataset) -> Iterator[Dataset]:
                 yield from _items(item)
 
 
-def _found(result: Findings | VolumeFindings) -> list[PixelClass]:
-    present = np.unique(result.mask)
+def _found(result: Result, study: Study) -> list[PixelClass]:
+    present = np.unique(result.mask_in(study))
     return [c for c in TUMORS if c.index in present]
 
 
@@ -418,12 +407,12 @@ def _description(number: int, kind: PixelClass | None, tracking: str) -> Any:
     )
 
 
-def _segmentation(result: Findings | VolumeFindings, study: Study, sources: _Sources) -> Segmentation:
+def _segmentation(result: Result, study: Study, sources: _Sources) -> Segmentation:
     """Binary Segmentation; without a tumor it holds one empty segment, which says that it was looked for."""
     import highdicom
 
-    kinds: list[PixelClass | None] = [*_found(result)] or [None]
-    mask = _stack(result.mask, result, study)
+    kinds: list[PixelClass | None] = [*_found(result, study)] or [None]
+    mask = result.mask_in(study)
     numbered = np.zeros_like(mask)
     for number, kind in enumerate(kinds, 1):
         if kind is not None:
@@ -450,12 +439,11 @@ def _segmentation(result: Findings | VolumeFindings, study: Study, sources: _Sou
     return segmentation
 
 
-def _probability(result: Findings | VolumeFindings, study: Study, sources: _Sources) -> Segmentation:
+def _probability(result: Result, study: Study, sources: _Sources) -> Segmentation:
     """Fractional Segmentation of the vote's probability of any tumor."""
     import highdicom
 
-    plane = result.probability if isinstance(result, VolumeFindings) else np.rint(result.tumor_map * 255).astype(np.uint8)
-    stack = sources.planes(_stack(plane, result, study)).astype(np.float32) / 255
+    stack = sources.planes(result.probability_in(study)).astype(np.float32) / 255
     root = _headers(study).series_uid
     segmentation = highdicom.seg.Segmentation(
         source_images=sources.datasets,
@@ -478,7 +466,7 @@ def _probability(result: Findings | VolumeFindings, study: Study, sources: _Sour
     return segmentation
 
 
-def _report(result: Findings | VolumeFindings, study: Study, sources: _Sources, segmentation: Segmentation) -> Dataset:
+def _report(result: Result, study: Study, sources: _Sources, segmentation: Segmentation) -> Dataset:
     """TID 1500 Measurement Report: the verdict, then a measurement group for each segment."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
@@ -491,10 +479,9 @@ def _report(result: Findings | VolumeFindings, study: Study, sources: _Sources, 
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=_uid(study, result, "device", __version__), name=MAKER, manufacturer_name=MAKER, model_name=__version__
     )
-    positive = result.verdict == "tumor"
     certainty = sr.Measurement(
         name=codes.DCM.CertaintyOfFinding,
-        value=round(100 * float(result.tumor_probability or 0.0), 2),
+        value=round(100 * (0.0 if result.verdict is None else result.verdict.probability), 2),
         unit=codes.UCUM.Percent,
         algorithm_id=algorithm,
     )
@@ -505,7 +492,7 @@ def _report(result: Findings | VolumeFindings, study: Study, sources: _Sources, 
         qualitative_evaluations=[
             sr.QualitativeEvaluation(
                 name=Code("363713009", "SCT", "Has interpretation"),
-                value=codes.SCT.Present if positive else codes.SCT.Absent,
+                value=codes.SCT.Present if result.positive else codes.SCT.Absent,
             )
         ],
         source_images=None,
@@ -553,20 +540,14 @@ def _report(result: Findings | VolumeFindings, study: Study, sources: _Sources, 
     return report
 
 
-def _measures(result: Findings | VolumeFindings, study: Study) -> list[_Finding]:
+def _measures(result: Result, study: Study) -> list[_Finding]:
     """One entry for each tumor type in the mask, in the order of the segments."""
     pixel = None if study.spacing is None else study.spacing[1] * study.spacing[2]
     found = []
-    for kind in _found(result):
-        planes = result.mask[None] if isinstance(result, Findings) else result.mask
-        largest = int((planes == kind.index).sum((1, 2)).max())
-        if isinstance(result, VolumeFindings):
-            lesions = [x for x in result.lesions if x.type == kind.key]
-            pairs = [(x.longest_diameter_mm, x.perpendicular_diameter_mm) for x in lesions]
-            volume = result.volumes_ml[kind.key]
-        else:
-            pairs = [(r.longest_diameter_mm, r.perpendicular_diameter_mm) for r in result.regions if r.type == kind.key]
-            volume = None
+    for kind in _found(result, study):
+        largest = int((result.mask_in(study) == kind.index).sum((1, 2)).max())
+        pairs = [(t.longest_diameter_mm, t.perpendicular_diameter_mm) for t in result.tumors if t.type == kind.key]
+        volume = result.volumes_ml[kind.key]
         longest, across = max(pairs, key=lambda p: p[0] or 0.0, default=(None, None))
         found.append(_Finding(kind, volume, None if pixel is None else largest * pixel, longest, across))
     return found
@@ -586,19 +567,17 @@ def _measurements(finding: _Finding) -> list[Any]:
     return [sr.Measurement(name=n, value=round(v, 4), unit=u) for n, v, u in wanted if v is not None]
 
 
-def _capture(result: Findings | VolumeFindings, study: Study) -> Dataset:
+def _capture(result: Result, study: Study) -> Dataset:
     """Secondary Capture of the overlay: of the slice, or of the volume's slice with the largest tumor area."""
     import highdicom
 
-    if isinstance(result, Findings):
-        index, mask = result.slice_index, result.mask
-    else:
-        index = result.largest_slice if result.largest_slice is not None else study.n_slices // 2
-        mask = result.mask[index]
+    shown = result.shown
+    if shown is None:
+        raise ValueError("A file that could not be read has no picture.")
     headers, now = study.headers, datetime.now()
     root = (headers.series_uid if headers is not None else "") or study.source.sha256
     capture = highdicom.sc.SCImage(
-        pixel_array=paint(study.gray(index), mask), photometric_interpretation="RGB", bits_allocated=8,
+        pixel_array=paint(shown.picture, shown.mask), photometric_interpretation="RGB", bits_allocated=8,
         coordinate_system="PATIENT", patient_orientation=("L", "P"), patient_id="", patient_name="", patient_birth_date="",
         patient_sex="", accession_number="", study_id="", referring_physician_name="",
         study_instance_uid=(headers.study_uid if headers is not None else "") or _uid(study, result, "study", root),

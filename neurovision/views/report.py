@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 
 from neurovision import __version__
-from neurovision.classes import BY_KEY, FIRST_TUMOR, TUMORS
-from neurovision.ensemble.findings import Findings, Region
-from neurovision.ensemble.volume import VolumeFindings
+from neurovision.classes import BY_KEY, TUMORS
+from neurovision.ensemble.results import Findings, Lesion, Region, Result, VolumeFindings
 from neurovision.errors import DataError
 from neurovision.files import write
 from neurovision.views.overlay import gray_rgb
@@ -32,21 +31,25 @@ MAX_LINES = 45
 MAX_REGIONS = 10  # in the PDF; JSON and CSV list all
 PICTURE = 900  # pixels of a picture's longer side in the PDF
 REGION_COLUMNS = (
-    "region", "region_type", "region_area_px", "region_area_mm2", "region_longest_px", "region_longest_mm",
-    "region_perpendicular_px", "region_perpendicular_mm", "region_side", "region_row", "region_column",
+    "region", "region_type", "region_area_px", "region_area_mm2", "region_voxels", "region_volume_ml", "region_first_slice",
+    "region_last_slice", "region_longest_px", "region_longest_mm", "region_perpendicular_px", "region_perpendicular_mm",
+    "region_side", "region_row", "region_column",
 )  # fmt: skip
 GRAY, INK, RULE = (90, 98, 110), (23, 32, 42), (205, 212, 220)
 
 
-def verdict_words(findings: Findings) -> str:
+_HEADINGS = {"tumor": "Tumor detected", "borderline": "Borderline", "no tumor": "No tumor detected"}
+
+
+def verdict_words(result: Result) -> str:
     """The verdict as a heading."""
-    if findings.status == "rejected":
-        return "Not a brain MRI"
-    return "Tumor detected" if findings.verdict == "tumor" else "No tumor detected"
+    if result.verdict is None:
+        return "Not a brain MRI" if result.status == "rejected" else "Cannot be read"
+    return _HEADINGS[result.verdict.state]
 
 
-def report_json(findings: Findings, notes: str = "") -> dict[str, Any]:
-    """The findings with what a report adds: when, by which version, the reader's notes and the disclaimer.
+def report_json(result: Result, notes: str = "") -> dict[str, Any]:
+    """The result with what a report adds: when, by which version, the reader's notes and the disclaimer.
 
     Raises:
         DataError: Notes of more than MAX_NOTES characters or MAX_LINES lines.
@@ -55,17 +58,17 @@ def report_json(findings: Findings, notes: str = "") -> dict[str, Any]:
         "report": {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "neurovision": __version__,
-            "verdict": verdict_words(findings),
+            "verdict": verdict_words(result),
             "notes": _checked(notes),
             "disclaimer": DISCLAIMER,
         },
-        **findings.to_json(),
+        **result.to_json(),
     }
 
 
-def write_json(findings: Findings, path: Path, notes: str = "") -> None:
+def write_json(result: Result, path: Path, notes: str = "") -> None:
     """Write :func:`report_json`."""
-    write(path, json.dumps(report_json(findings, notes), indent=2, ensure_ascii=False) + "\n")
+    write(path, json.dumps(report_json(result, notes), indent=2, ensure_ascii=False) + "\n")
 
 
 def region_sizes(region: Region) -> tuple[float, float, float]:
@@ -75,73 +78,35 @@ def region_sizes(region: Region) -> tuple[float, float, float]:
     return region.area_mm2, region.longest_diameter_mm, region.perpendicular_diameter_mm
 
 
-def summary_row(findings: Findings) -> dict[str, Any]:
-    """One scan as one flat row; what is unknown is empty."""
-    largest = findings.regions[0] if findings.regions else None
-    areas = [r.area_mm2 for r in findings.regions]
-    metric = bool(areas) and all(a is not None for a in areas)
-    return {
-        "scan": findings.source.name,
-        "slice": findings.slice_index + 1,
-        "status": findings.status,
-        "reason": findings.reason or "",
-        "verdict": findings.verdict or "",
-        "tumor_probability": _cell(findings.tumor_probability, 4),
-        "threshold": _cell(findings.threshold, 4),
-        "tumor_type": findings.tumor_type or "",
-        **{f"p_{kind.key}": _cell(findings.type_probabilities.get(kind.key), 4) for kind in TUMORS},
-        "tumor_area_px": int((findings.mask >= FIRST_TUMOR).sum()),
-        "tumor_area_mm2": round(sum(a for a in areas if a is not None), 2) if metric else "",
-        "regions": len(findings.regions),
-        "longest_diameter_px": _cell(largest.longest_diameter_px if largest else None, 2),
-        "longest_diameter_mm": _cell(largest.longest_diameter_mm if largest else None, 2),
-        "disagreement": round(findings.disagreement, 4),
-        "weights": findings.weights,
-        "warnings": " ".join(findings.warnings),
+def csv_rows(result: Result) -> list[dict[str, Any]]:
+    """One row a region or lesion, each with the scan's own columns; a scan without any is one row."""
+    shared = result.row()
+    tumors: Sequence[Region | Lesion] = result.tumors
+    numbered = list(enumerate(tumors, 1))
+    return [{**shared, **_tumor_row(i, t)} for i, t in numbered] or [{**shared, **dict.fromkeys(REGION_COLUMNS)}]
+
+
+def _tumor_row(number: int, tumor: Region | Lesion) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        **dict.fromkeys(REGION_COLUMNS),
+        "region": number,
+        "region_type": tumor.type,
+        "region_longest_px": round(tumor.longest_diameter_px, 2),
+        "region_longest_mm": _rounded(tumor.longest_diameter_mm),
+        "region_perpendicular_px": round(tumor.perpendicular_diameter_px, 2),
+        "region_perpendicular_mm": _rounded(tumor.perpendicular_diameter_mm),
+        "region_side": tumor.side,
+        "region_row": round(tumor.centroid[-2], 2),
+        "region_column": round(tumor.centroid[-1], 2),
     }
-
-
-def volume_row(volume: VolumeFindings) -> dict[str, Any]:
-    """One volume as one flat row, under the names of :func:`summary_row` and ``tumor_volume_ml``."""
-    milliliters = [v for v in volume.volumes_ml.values() if v is not None]
-    return {
-        "scan": volume.source.name,
-        "slice": "",
-        "status": volume.status,
-        "reason": volume.reason or "",
-        "verdict": volume.verdict or "",
-        "tumor_probability": _cell(volume.tumor_probability, 4),
-        "threshold": _cell(volume.threshold, 4),
-        "tumor_type": volume.tumor_type or "",
-        **{f"p_{kind.key}": _cell(volume.type_probabilities.get(kind.key), 4) for kind in TUMORS},
-        "tumor_area_px": sum(s.area_px for s in volume.slices),
-        "tumor_area_mm2": "",
-        "tumor_volume_ml": round(sum(milliliters), 3) if milliliters else "",
-        "regions": len(volume.lesions),
-        "longest_diameter_px": _cell(max((x.longest_diameter_px for x in volume.lesions), default=None), 2),
-        "longest_diameter_mm": _cell(volume.longest_diameter_mm, 2),
-        "disagreement": round(max(s.disagreement for s in volume.slices), 4),
-        "weights": volume.weights,
-        "warnings": " ".join(volume.warnings),
+    if isinstance(tumor, Region):
+        return row | {"region_area_px": tumor.area_px, "region_area_mm2": _rounded(tumor.area_mm2)}
+    return row | {
+        "region_voxels": tumor.voxels,
+        "region_volume_ml": _rounded(tumor.volume_ml, 3),
+        "region_first_slice": tumor.first_slice + 1,
+        "region_last_slice": tumor.last_slice + 1,
     }
-
-
-def csv_rows(findings: Findings) -> list[dict[str, Any]]:
-    """One row a region, each with the scan's own columns; a scan without regions is one row."""
-    shared = summary_row(findings)
-    numbered = list(enumerate(findings.regions, 1))
-    return [{**shared, **_region_row(i, r)} for i, r in numbered] or [{**shared, **_region_row(0, None)}]
-
-
-def _region_row(number: int, r: Region | None) -> dict[str, Any]:
-    if r is None:
-        return dict.fromkeys(REGION_COLUMNS, "")
-    values = (
-        number, r.type, r.area_px, _cell(r.area_mm2, 2), _cell(r.longest_diameter_px, 2), _cell(r.longest_diameter_mm, 2),
-        _cell(r.perpendicular_diameter_px, 2), _cell(r.perpendicular_diameter_mm, 2), r.side, _cell(r.centroid[0], 2),
-        _cell(r.centroid[1], 2),
-    )  # fmt: skip
-    return dict(zip(REGION_COLUMNS, values, strict=True))
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -154,11 +119,14 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _harmless(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula; nothing for what is unknown."""
+    if value is None:
+        return ""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
-def _cell(value: float | None, digits: int) -> float | str:
-    return "" if value is None else round(float(value), digits)
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(float(value), digits)
 
 
 def _checked(notes: str) -> str:
@@ -172,11 +140,13 @@ def _checked(notes: str) -> str:
     return notes
 
 
-def write_pdf(findings: Findings, path: Path, notes: str = "") -> None:
+def write_pdf(result: Result, path: Path, notes: str = "") -> None:
     """Write one page, or two where the notes or the regions are many.
 
+    The verdict and the measurements are the whole result's; pictures and single networks are of its shown slice.
+
     Args:
-        findings: Of one slice.
+        result: Of a slice, a volume, or a file that could not be read.
         path: The file to write.
         notes: The reader's own words, printed as they are.
 
@@ -187,32 +157,44 @@ def write_pdf(findings: Findings, path: Path, notes: str = "") -> None:
     pdf = _document()
     created = datetime.datetime.now(datetime.UTC)
     _text(pdf, "Neurovision report", 17, bold=True)
-    source = findings.source
-    height, width = findings.mask.shape
     _text(
         pdf,
-        f"Created {created:%Y-%m-%d %H:%M} UTC by neurovision {__version__}, weights {findings.weights or 'none'}."
-        f" Scan: {source.name} ({source.format}, {width} x {height} px, slice {findings.slice_index + 1}"
-        + (f", sha256 {source.sha256[:12]}" if source.sha256 else "")
-        + ").",
+        f"Created {created:%Y-%m-%d %H:%M} UTC by neurovision {__version__}, weights {result.weights or 'none'}."
+        f" Scan: {_about(result)}.",
         8.5,
         GRAY,
     )
     _rule(pdf)
-    _text(pdf, verdict_words(findings), 15, bold=True)
-    for sentence in _verdict_sentences(findings):
+    _text(pdf, verdict_words(result), 15, bold=True)
+    for sentence in _verdict_sentences(result):
         _text(pdf, sentence, 10)
     pdf.ln(2)
-    _pictures(pdf, findings)
-    _regions(pdf, findings)
-    _members(pdf, findings)
-    for warning in findings.warnings:
+    shown = result.shown
+    if shown is not None:
+        _pictures(pdf, shown)
+    if isinstance(result, VolumeFindings):
+        _lesions(pdf, result)
+    elif shown is not None:
+        _regions(pdf, shown)
+    if shown is not None:
+        _members(pdf, shown, result.timing_ms.get("total"))
+    for warning in result.warnings:
         _text(pdf, f"Note: {warning}", 9)
     if notes:
         pdf.ln(1)
         _text(pdf, "Notes of the reader", 11, bold=True)
         _text(pdf, notes, 9.5)
     write(path, bytes(pdf.output()))
+
+
+def _about(result: Result) -> str:
+    source, row = result.source, result.row()
+    if result.shown is None:
+        return source.name
+    size = f"{row['width']} x {row['height']} px"
+    which = f"slice {row['slice']}" if row["slice"] is not None else f"{row['slices']} slices"
+    digest = f", sha256 {source.sha256[:12]}" if source.sha256 else ""
+    return f"{source.name} ({source.format}, {size}, {which}{digest})"
 
 
 def _document() -> FPDF:
@@ -256,19 +238,23 @@ def _rule(pdf: FPDF) -> None:
     pdf.ln(3)
 
 
-def _verdict_sentences(findings: Findings) -> list[str]:
-    if findings.tumor_probability is None or findings.threshold is None:
-        return [findings.reason or ""]
-    sentences = [
-        f"Calibrated probability of a tumor {findings.tumor_probability:.2f}; the threshold is {findings.threshold:.2f}."
-    ]
-    if findings.verdict == "tumor":
-        types = ", ".join(f"{BY_KEY[k].title} {p:.2f}" for k, p in findings.type_probabilities.items())
+def _verdict_sentences(result: Result) -> list[str]:
+    verdict, shown = result.verdict, result.shown
+    if verdict is None or shown is None:
+        return [result.reason or ""]
+    whole = isinstance(result, VolumeFindings)
+    what = "Highest calibrated probability of two neighboring slices" if whole else "Calibrated probability of a tumor"
+    sentences = [f"{what} {verdict.probability:.2f}; the threshold is {verdict.threshold:.2f}."]
+    if verdict.likeliest_type is not None:
+        types = ", ".join(f"{BY_KEY[k].title} {p:.2f}" for k, p in verdict.types.items())
         sentences.append(f"Type, given a tumor: {types}.")
-        sentences.append(f"Marked is where the vote's probability of tumor is at least {findings.marked_from:.2f}.")
-    else:
+    if verdict.positive and not whole:
+        sentences.append(f"Pixels are marked where the vote's probability of tumor is at least {shown.marked_from:.2f}.")
+    if not verdict.positive:
         sentences.append("A negative answer does not exclude a tumor.")
-    sentences.append(f"Disagreement of the networks: {findings.disagreement:.2f} (1 minus their mean Dice).")
+    if whole:
+        sentences.append(f"The pictures and the single networks' findings are of slice {shown.slice_index + 1}.")
+    sentences.append(f"Disagreement of the networks: {shown.disagreement:.2f} (1 minus their mean Dice).")
     return sentences
 
 
@@ -305,7 +291,9 @@ def _regions(pdf: FPDF, findings: Findings) -> None:
     for i, r in enumerate(findings.regions[:MAX_REGIONS], 1):
         area, longest, across = region_sizes(r)
         rows.append([str(i), BY_KEY[r.type].title, f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
-    _table(pdf, "Regions", ["#", "Type", f"Area ({unit}²)", f"Longest ({unit})", f"Across ({unit})", "Side"], rows)
+    area_unit = "mm²" if metric else "px"
+    head = ["#", "Type", f"Area ({area_unit})", f"Longest ({unit})", f"Across ({unit})", "Side"]
+    _table(pdf, "Regions", head, rows)
     left_out = len(findings.regions) - MAX_REGIONS
     if left_out > 0:
         _text(pdf, f"{left_out} smaller regions are listed in the JSON and CSV.", 8.5, GRAY)
@@ -313,7 +301,30 @@ def _regions(pdf: FPDF, findings: Findings) -> None:
         _text(pdf, "The file gives no pixel spacing, so sizes are in pixels.", 8.5, GRAY)
 
 
-def _members(pdf: FPDF, findings: Findings) -> None:
+def _lesions(pdf: FPDF, volume: VolumeFindings) -> None:
+    if not volume.lesions:
+        return
+    metric = volume.lesions[0].volume_ml is not None
+    unit = "mm" if volume.spacing is not None else "px"
+    rows = []
+    for i, x in enumerate(volume.lesions[:MAX_REGIONS], 1):
+        longest, across = (
+            (x.longest_diameter_px, x.perpendicular_diameter_px)
+            if x.longest_diameter_mm is None or x.perpendicular_diameter_mm is None
+            else (x.longest_diameter_mm, x.perpendicular_diameter_mm)
+        )
+        size = str(x.voxels) if x.volume_ml is None else f"{x.volume_ml:.2f}"
+        between = f"{x.first_slice + 1} to {x.last_slice + 1}"
+        rows.append([str(i), BY_KEY[x.type].title, size, between, f"{longest:.1f}", f"{across:.1f}", x.side])
+    size = "ml" if metric else "voxels"
+    head = ["#", "Type", f"Volume ({size})", "Slices", f"Longest ({unit})", f"Across ({unit})", "Side"]
+    _table(pdf, "Lesions", head, rows)
+    left_out = len(volume.lesions) - MAX_REGIONS
+    if left_out > 0:
+        _text(pdf, f"{left_out} smaller lesions are listed in the JSON and CSV.", 8.5, GRAY)
+
+
+def _members(pdf: FPDF, findings: Findings, total: float | None) -> None:
     if not findings.members:
         return
     rows = [
@@ -321,7 +332,6 @@ def _members(pdf: FPDF, findings: Findings) -> None:
         for m in findings.members
     ]
     _table(pdf, "Each network alone", ["Network", "Type", "Area (px)"], rows)
-    total = findings.timing_ms.get("total")
     if total is not None:
         _text(pdf, f"Computed in {total:.0f} ms.", 8.5, GRAY)
 

@@ -14,13 +14,13 @@ import cv2
 import gradio as gr
 import numpy as np
 
-from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.pipeline import Analyzer
-from neurovision.ensemble.volume import VolumeFindings, analyze_volume
+from neurovision.ensemble.results import Findings, Result, Unread
+from neurovision.ensemble.volume import analyze_study
 from neurovision.errors import NeurovisionError, ScanTooLarge
 from neurovision.scan import contained
 from neurovision.scan.names import stems_of, told_apart
-from neurovision.views.report import summary_row, volume_row, write_csv
+from neurovision.views.report import verdict_words, write_csv
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import MODELS, Room, speaks
 
@@ -34,15 +34,11 @@ class Outcome:
 
     Attributes:
         stem: What its files in the ZIP are called; no two are alike.
-        row: Its row in the CSV.
-        findings: Of a picture, or None.
-        volume: Of a volume, or None.
+        result: What was said of it.
     """
 
     stem: str
-    row: dict[str, Any]
-    findings: Findings | None = None
-    volume: VolumeFindings | None = None
+    result: Result
 
 
 def analyze_all(
@@ -70,43 +66,30 @@ def analyze_all(
         tell(done, len(groups))
         more = "" if len(group) == 1 else f" and {len(group) - 1} more"
         outcomes.append(_analyze(analyzer, group, name + more, stem))
-    return sorted(outcomes, key=lambda o: -(o.row["tumor_probability"] if o.row["tumor_probability"] != "" else -1))
+    return sorted(outcomes, key=lambda o: 1.0 if o.result.verdict is None else -o.result.verdict.probability)
 
 
 def _analyze(analyzer: Analyzer, group: tuple[Path, ...], name: str, stem: str) -> Outcome:
     try:
         study = contained.study(group, name)
-        if study.n_slices > 1:
-            volume = analyze_volume(analyzer, study)
-            return Outcome(stem, volume_row(volume), volume=volume)
-        findings = analyzer.analyze(study)
-        return Outcome(stem, summary_row(findings), findings)
+        return Outcome(stem, analyze_study(analyzer, study))
     except NeurovisionError as e:
         reason = str(e).removeprefix(f"{group[0].name}: ")
-        row = {**dict.fromkeys(_COLUMNS, ""), "scan": name, "status": "unreadable", "reason": reason}
-        return Outcome(stem, row)
-
-
-_COLUMNS = (
-    "scan", "slice", "status", "reason", "verdict", "tumor_probability", "threshold", "tumor_type", "p_glioma",
-    "p_meningioma", "p_pituitary", "tumor_area_px", "tumor_area_mm2", "tumor_volume_ml", "regions",
-    "longest_diameter_px", "longest_diameter_mm", "disagreement", "weights", "warnings",
-)  # fmt: skip
+        return Outcome(stem, Unread.of(name, reason, analyzer.manifest.digest[:12]))
 
 
 def write_zip(outcomes: Sequence[Outcome], path: Path) -> None:
     """Write JSON, mask and overlay of every scan, and the table, into one archive."""
     table = path.with_name("batch.csv")
-    write_csv([{k: o.row.get(k, "") for k in _COLUMNS} for o in outcomes], table)
+    write_csv([o.result.row() for o in outcomes], table)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(table, table.name)
         for o in outcomes:
-            said = o.findings or o.volume
-            if said is not None:
-                archive.writestr(f"{o.stem}.json", json.dumps(said.to_json(), indent=1))
-            if o.findings is not None:
-                archive.writestr(f"{o.stem}.mask.png", _png(o.findings.mask))
-                archive.writestr(f"{o.stem}.overlay.png", _png(o.findings.overlay()[..., ::-1]))
+            archive.writestr(f"{o.stem}.json", json.dumps(o.result.to_json(), indent=1))
+            if isinstance(o.result, Findings):  # a volume's mask needs the files that it was read from
+                archive.writestr(f"{o.stem}.mask.png", _png(o.result.mask))
+            if o.result.shown is not None:
+                archive.writestr(f"{o.stem}.overlay.png", _png(o.result.shown.overlay()[..., ::-1]))
 
 
 def _png(picture: np.ndarray) -> bytes:
@@ -116,16 +99,16 @@ def _png(picture: np.ndarray) -> bytes:
 
 def batch_table(outcomes: Sequence[Outcome]) -> str:
     """The verdicts, likeliest tumor first, then what could not be read and why."""
-    words = {"tumor": "Tumor detected", "no tumor": "No tumor detected"}
     rows = []
     for o in outcomes:
-        p = o.row["tumor_probability"]
-        verdict = words.get(o.row["verdict"], "Not a brain MRI" if o.row["status"] == "rejected" else "Cannot be read")
+        row, verdict = o.result.row(), o.result.verdict
+        kind = None if verdict is None else verdict.likeliest_type
         rows.append(
             [
-                escape(str(o.row["scan"])), verdict, "" if p == "" else parts.percent(float(p)),
-                parts.type_cell(o.row["tumor_type"] or None) if o.row["tumor_type"] else "",
-                str(o.row["tumor_area_px"]), f'<span class="nv-wrap">{escape(str(o.row["reason"]))}</span>',
+                escape(o.result.source.name), verdict_words(o.result),
+                "" if verdict is None else parts.percent(verdict.probability), "" if kind is None else parts.type_cell(kind),
+                "" if row["tumor_area_px"] is None else str(row["tumor_area_px"]),
+                f'<span class="nv-wrap">{escape(o.result.reason or "")}</span>',
             ]
         )  # fmt: skip
     head = ["Scan", "Verdict", "#Probability", "Type", "#Area (px)", "Reason"]
@@ -156,11 +139,11 @@ def build(room: Room) -> None:
         outcomes = analyze_all(analyzer, [Path(f) for f in files], tell)
         archive = room.new_file("neurovision-batch.zip")
         write_zip(outcomes, archive)
-        count = {v: sum(o.row["verdict"] == v for o in outcomes) for v in ("tumor", "no tumor", "")}
+        said = [o.result.row()["verdict"] for o in outcomes]
         figures = parts.facts(
             [
-                ("scans", str(len(outcomes))), ("tumor detected", str(count["tumor"])),
-                ("no tumor detected", str(count["no tumor"])), ("not read", str(count[""])),
+                ("scans", str(len(outcomes))), ("tumor detected", str(said.count("tumor"))),
+                ("no tumor detected", str(said.count("no tumor"))), ("not read", str(said.count(None))),
             ]
         )  # fmt: skip
         return [figures, batch_table(outcomes), [str(archive.with_name("batch.csv")), str(archive)]]

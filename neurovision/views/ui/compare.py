@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 
 from neurovision.classes import FIRST_TUMOR
-from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.results import Findings
 from neurovision.scan import contained
 from neurovision.scan.masks import Truth
 from neurovision.segmenters import cards

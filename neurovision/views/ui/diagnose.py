@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from neurovision.ensemble.findings import Findings
+from neurovision.ensemble.results import Findings
 from neurovision.errors import NeurovisionError, UnsupportedScan
 from neurovision.scan import contained
 from neurovision.scan.paint import paint
@@ -244,7 +244,7 @@ def _predict_endpoint(room: Room) -> None:
         findings as JSON. A file that cannot be read is an error with one sentence.
         """
         found = open_case(room, scan).findings
-        return found.overlay(), found.verdict or "rejected", found.to_json()
+        return found.overlay(), "rejected" if found.verdict is None else found.verdict.state, found.to_json()
 
     button.click(
         predict, file, [overlay, verdict, findings], api_name="predict", concurrency_id=MODELS, concurrency_limit=1

@@ -99,7 +99,9 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
             return [key, gr.skip(), gr.skip(), parts.empty(NO_SCAN), *blank]
         members = room.analyzer().manifest.members
         networks = gr.update(choices=[(parts.title(m), m.name) for m in members], value=members[0].name)
-        return [key, networks, case.findings.tumor_type or "glioma", "", *blank]
+        said = case.findings.verdict
+        kind = None if said is None else said.likeliest_type
+        return [key, networks, kind or "glioma", "", *blank]
 
     @speaks
     def layers(network: str | None) -> dict[str, Any]:

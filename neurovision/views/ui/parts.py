@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from html import escape
 
 from neurovision.classes import BY_KEY, TUMORS, PixelClass
-from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.manifest import Network, VerdictFit
+from neurovision.ensemble.results import Findings, Verdict
 from neurovision.segmenters import title_of
-from neurovision.views.report import region_sizes
+from neurovision.views.report import region_sizes, verdict_words
 
 _ICONS = {
     "tumor": '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="3.5" fill="currentColor"/>',
@@ -58,10 +58,10 @@ def verdict_card(findings: Findings, fitted: VerdictFit | None) -> str:
         findings: What was found.
         fitted: How the verdict did where it was fitted, or None.
     """
-    if findings.status == "rejected" or findings.tumor_probability is None or findings.threshold is None:
-        return card("void", "Not a brain MRI", f"<p>{escape(findings.reason or '')}</p>{_warnings(findings)}")
-    positive = findings.verdict == "tumor"
-    p, threshold = findings.tumor_probability, findings.threshold
+    verdict = findings.verdict
+    if verdict is None:
+        return card("void", verdict_words(findings), f"<p>{escape(findings.reason or '')}</p>{_warnings(findings)}")
+    p, threshold = verdict.probability, verdict.threshold
     body = (
         f'<p class="nv-big"><b>{percent(p)}</b> calibrated probability of a tumor</p>'
         f'<div class="nv-meter" role="img" aria-label="Probability {percent(p)}, threshold {percent(threshold)}">'
@@ -75,17 +75,16 @@ def verdict_card(findings: Findings, fitted: VerdictFit | None) -> str:
         )
         + "</p>"
     )
-    if positive and findings.tumor_type:
-        body += f"<p>Likeliest type: <b>{escape(BY_KEY[findings.tumor_type].title)}</b></p>{type_bars(findings)}"
-    elif not positive:
+    if verdict.likeliest_type is not None:
+        body += f"<p>Likeliest type: <b>{escape(BY_KEY[verdict.likeliest_type].title)}</b></p>{type_bars(verdict)}"
+    else:
         body += "<p>No network's finding passes the threshold. A negative answer does not exclude a tumor.</p>"
-    words = "Tumor detected" if positive else "No tumor detected"
-    return card("tumor" if positive else "clear", words, body + _warnings(findings))
+    return card("tumor" if verdict.positive else "clear", verdict_words(findings), body + _warnings(findings))
 
 
-def type_bars(findings: Findings) -> str:
+def type_bars(verdict: Verdict) -> str:
     """Probability of each type given a tumor, as labeled bars."""
-    shares = [(kind, findings.type_probabilities.get(kind.key, 0.0)) for kind in TUMORS]
+    shares = [(kind, verdict.types.get(kind.key, 0.0)) for kind in TUMORS]
     rows = "".join(
         f"<li><span>{kind.title}</span><span class='nv-bar'>"
         f"<i style='width:{100 * p:.1f}%;background:{hex_color(kind)}'></i></span><span>{percent(p)}</span></li>"
@@ -172,7 +171,7 @@ def regions_table(findings: Findings) -> str:
         area, longest, across = region_sizes(r)
         rows.append([str(i), type_cell(r.type), f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
     note = "" if metric else '<p class="nv-fine">This file gives no pixel spacing, so sizes are in pixels.</p>'
-    head = ["##", "Type", f"#Area ({unit}²)", f"#Longest ({unit})", f"#Across ({unit})", "Side"]
+    head = ["##", "Type", f"#Area ({'mm²' if metric else 'px'})", f"#Longest ({unit})", f"#Across ({unit})", "Side"]
     return table("Regions on this slice", head, rows) + note
 
 
@@ -186,7 +185,7 @@ def members_table(findings: Findings) -> str:
     rows += [[escape(m.title), type_cell(m.tumor_type), str(m.area_px)] for m in findings.members]
     differ = percent(findings.disagreement)
     note = f'<p class="nv-fine">Disagreement of the networks: {differ} (1 minus their mean Dice).</p>'
-    return table("Each network alone", ["Network", "Type", "#Area (px²)"], rows, strong=0) + note
+    return table("Each network alone", ["Network", "Type", "#Area (px)"], rows, strong=0) + note
 
 
 def title(entry: Network) -> str:

@@ -43,10 +43,9 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
         if case is None:
             return [parts.empty(NO_SCAN), None]
         findings = case.findings
-        probability = findings.tumor_probability
         named = [("scan", parts.escape(findings.source.name)), ("verdict", verdict_words(findings))]
-        if probability is not None:
-            named.append(("calibrated probability of a tumor", parts.percent(probability)))
+        if findings.verdict is not None:
+            named.append(("calibrated probability of a tumor", parts.percent(findings.verdict.probability)))
         return [parts.facts(named), None]
 
     make.click(report, [case, notes], files, api_name="report")

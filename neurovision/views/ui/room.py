@@ -23,9 +23,9 @@ from gradio.utils import NamedString
 
 from neurovision.ensemble.drift import Tally
 from neurovision.ensemble.engine import load_member
-from neurovision.ensemble.findings import Findings
 from neurovision.ensemble.manifest import Network, Networks
 from neurovision.ensemble.pipeline import Analyzer
+from neurovision.ensemble.results import Findings
 from neurovision.errors import ModelError, NeurovisionError, UnsupportedScan
 from neurovision.logs import event, where
 from neurovision.scan import contained

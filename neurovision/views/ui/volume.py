@@ -12,12 +12,14 @@ import gradio as gr
 import numpy as np
 
 from neurovision.classes import BY_KEY
-from neurovision.ensemble.volume import VolumeFindings, analyze_volume
+from neurovision.ensemble.results import VolumeFindings
+from neurovision.ensemble.volume import analyze_volume
 from neurovision.errors import NeurovisionError, UnsupportedScan
 from neurovision.scan import contained
 from neurovision.scan.phantom import phantom_volume
 from neurovision.scan.sniff import kind_of
 from neurovision.scan.study import Source, Study
+from neurovision.views.report import verdict_words
 from neurovision.views.surface import surface
 from neurovision.views.ui import parts
 from neurovision.views.ui.diagnose import draw_mask
@@ -96,18 +98,17 @@ def lesions_table(found: VolumeFindings) -> str:
 def verdict(found: VolumeFindings) -> str:
     """The verdict as a card."""
     warnings = "".join(f'<p class="nv-warn">{w}</p>' for w in map(parts.escape, found.warnings))
-    if found.status == "rejected" or found.tumor_probability is None or found.threshold is None:
-        return parts.card("void", "Not a brain MRI", f"<p>{parts.escape(found.reason or '')}</p>{warnings}")
-    positive = found.verdict == "tumor"
+    said = found.verdict
+    if said is None:
+        return parts.card("void", verdict_words(found), f"<p>{parts.escape(found.reason or '')}</p>{warnings}")
     body = (
-        f'<p class="nv-big"><b>{parts.percent(found.tumor_probability)}</b> highest probability of neighboring slices</p>'
-        f'<p class="nv-fine">The threshold is {parts.percent(found.threshold)}. It was set on single slices: a volume has'
+        f'<p class="nv-big"><b>{parts.percent(said.probability)}</b> highest probability of neighboring slices</p>'
+        f'<p class="nv-fine">The threshold is {parts.percent(said.threshold)}. It was set on single slices: a volume has'
         " many, so false alarms are likelier.</p>"
     )
-    if positive and found.tumor_type:
-        body += f"<p>Likeliest type: <b>{parts.escape(BY_KEY[found.tumor_type].title)}</b></p>"
-    title = "Tumor detected" if positive else "No tumor detected"
-    return parts.card("tumor" if positive else "clear", title, body + warnings)
+    if said.likeliest_type is not None:
+        body += f"<p>Likeliest type: <b>{parts.escape(BY_KEY[said.likeliest_type].title)}</b></p>"
+    return parts.card("tumor" if said.positive else "clear", verdict_words(found), body + warnings)
 
 
 def profile(found: VolumeFindings, index: int) -> str:
@@ -159,7 +160,7 @@ def build(room: Room, case: gr.State) -> None:
         if study.n_slices == 1:
             raise UnsupportedScan("A volume has several slices, this scan has one; open it in Diagnose.")
         found = analyze_volume(analyzer, study, tell)
-        index = study.n_slices // 2 if found.largest_slice is None else found.largest_slice
+        index = found.shown_slice
         path = room.new_file("volume.json")
         path.write_text(json.dumps(found.to_json(), indent=2) + "\n")
         glb = surface(study, found.mask)
