@@ -20,6 +20,7 @@ class Hub(ThreadingHTTPServer):
         repos: ``{repo: [(commit, {path: bytes})]}``, oldest first.
         requests: ``(method, path, headers)`` of everything that was asked.
         cut: ``{path: bytes}``: once, the connection breaks after so many bytes of that file.
+        lost: Files that are listed and not there.
         token: What a writer, and any reader of a private repository, must send.
         private: Repositories that only the token sees.
     """
@@ -31,6 +32,7 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.cut: dict[str, int] = {}
+        self.lost: set[str] = set()
         self.blobs: dict[str, bytes] = {}
         self.token, self.private = "hf_written", set[str]()
 
@@ -98,6 +100,9 @@ class Handler(BaseHTTPRequestHandler):
                 return self._refused("RepoNotFound", 401 if repo in hub.private else 404)
             commit = hub.find(repo, revision)
             return self._answer(200, {"id": repo, "sha": commit[0]}) if commit else self._refused("RevisionNotFound")
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^?]+)\?.*", self.path):
+            tree = (hub.find(found[1], found[2]) or ("", {}))[1]
+            return self._answer(200, [{"type": "file", "path": n, "size": len(b), "oid": "0"} for n, b in tree.items()])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):
             return self._file(*found.groups())
         return self._answer(404)
@@ -106,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         hub, commit = self.server, self.server.find(repo, revision)
         if repo in hub.private and not self._writer():
             return self._refused("RepoNotFound", 401)
-        if commit is None or path not in commit[1]:
+        if commit is None or path not in commit[1] or path in hub.lost:
             return self._refused("EntryNotFound")
         data, start = commit[1][path], 0
         if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
