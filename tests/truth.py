@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class TruthAnalyzer:
         self.truth, self.rejected = truth, set(rejected)
         self.chances = chances or [0.95 if (t >= 2).any() else 0.02 for t in truth]
         self.calls = 0
+        self.manifest = SimpleNamespace(digest="f" * 64)
 
     def analyze_slices(self, study: Study, indices: Sequence[int] | None = None) -> Iterator[Findings]:
         self.calls += 1

@@ -49,7 +49,7 @@ def predict(
 
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.ensemble.results import Unread
-    from neurovision.errors import ScanError
+    from neurovision.errors import NeurovisionError, ScanError
     from neurovision.files import write
     from neurovision.scan.read import DEIDENTIFIED, list_scans, memory_told, read_files
     from neurovision.scan.sniff import kind_of
@@ -69,6 +69,7 @@ def predict(
     failed = 0
     for scan in tqdm(listing.scans, unit="scan", disable=None):
         files, stem = scan.files, scan.stem
+        result: Result | None = None
         reason: str | None
         try:
             with memory_told([scan.name]):
@@ -80,18 +81,23 @@ def predict(
                 result = _analyze(analyzer, study)
                 objects = None
                 if study.source.format == "DICOM" or dicom:
-                    from neurovision.views.dicom_out import write_dicom
+                    from neurovision.views.dicom_out import try_dicom
 
-                    objects = write_dicom(result, study, out, stem, fractional)
+                    objects = try_dicom(result, study, out, stem, fractional)
                 _write_result(result, study, objects, out, stem, report)
         except ScanError as e:
-            reason = str(e).removeprefix(f"{scan.name}: ").removeprefix(f"{Path(scan.name).name}: ")
-            unread = Unread.of(scan.name, reason, analyzer.manifest.digest[:12])
-            write(out / f"{stem}.json", json.dumps(unread.to_json(), indent=1).encode())
+            result, reason = None, str(e).removeprefix(f"{scan.name}: ").removeprefix(f"{Path(scan.name).name}: ")
+        except NeurovisionError:
+            raise
+        except Exception as e:  # noqa: BLE001 - whatever one file provokes must not end the others
+            result, reason = None, f"the program failed on it ({type(e).__name__}); please report this"
         else:
             reason = result.reason
             if reason is None and objects is not None and objects.missing:
                 reason = f"no {' and no '.join(m.object for m in objects.missing)} written. {objects.missing[0].reason}"
+        if result is None:
+            unread = Unread.of(scan.name, str(reason), analyzer.manifest.digest[:12])
+            write(out / f"{stem}.json", json.dumps(unread.to_json(), indent=1).encode())
         if reason is not None:
             failed += 1
             tqdm.write(f"{scan.name}: {reason}", file=sys.stderr)

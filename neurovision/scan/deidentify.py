@@ -11,6 +11,7 @@ from pydicom import Dataset
 
 from neurovision.errors import DamagedScan, UnsupportedScan
 from neurovision.files import write
+from neurovision.scan.dicom.header import Header, quiet
 from neurovision.scan.dicom.parse import load, parse_bytes
 
 METHOD = "PS3.15 basic profile, neurovision"
@@ -41,15 +42,16 @@ def deidentify(paths: Sequence[Path], folder: Path, keep_burned_in: bool = False
     try:
         for number, path in enumerate(paths, 1):
             dataset = parse_bytes(load(path), path.name)
-            if not keep_burned_in and str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+            if not keep_burned_in and Header(dataset, path.name).decoded("BurnedInAnnotation").strip().upper() == "YES":
                 raise UnsupportedScan(
                     f"{path.name}: de-identification keeps the pixels, and this file says that annotations are burnt "
                     "into them; blank them first."
                 )
             try:
-                _clean(dataset)
-                cleaned = BytesIO()
-                dataset.save_as(cleaned, enforce_file_format=True)
+                with quiet():
+                    _clean(dataset)
+                    cleaned = BytesIO()
+                    dataset.save_as(cleaned, enforce_file_format=True)
             except MemoryError:
                 raise
             except Exception as e:  # a damaged header breaks the library in any way; the message must not quote it

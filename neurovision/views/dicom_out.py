@@ -7,6 +7,7 @@ The UIDs follow from the source series, the weights and the mask, so that the sa
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ import numpy as np
 from neurovision import __version__
 from neurovision.classes import TUMORS, PixelClass
 from neurovision.ensemble.results import Result
-from neurovision.errors import UnsupportedScan
+from neurovision.errors import NeurovisionError, UnsupportedScan
 from neurovision.files import replacing
 from neurovision.scan.grid import RAS_TO_LPS
 from neurovision.scan.headers import Headers, Image
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 MAKER = "neurovision"
+log = logging.getLogger(__name__)
 NOTE = "Research output, unverified, not for clinical use"  # at most 64 characters
 _SERIES_NUMBERS = {"seg": 9701, "prob": 9702, "sr": 9703, "sc": 9704}
 _TYPE_CODES = {  # SNOMED CT
@@ -167,6 +169,24 @@ def write_dicom(
             paths.append(_save(_probability(result, study, sources), out_dir / f"{stem}.prob.seg.dcm"))
         paths.append(_save(_report(result, study, sources, segmentation), out_dir / f"{stem}.sr.dcm"))
     return Objects(tuple(paths), notes=_notes(study, reference=True))
+
+
+def try_dicom(
+    result: Result, study: Study, out_dir: Path, stem: str | None = None, fractional: bool = False
+) -> Objects:
+    """Write what was found as DICOM as :func:`write_dicom` does; an error of this program costs the objects, not the result.
+
+    Raises:
+        NeurovisionError: As :func:`write_dicom`.
+    """
+    try:
+        return write_dicom(result, study, out_dir, stem, fractional)
+    except NeurovisionError:
+        raise
+    except Exception as e:  # noqa: BLE001 - the findings stand, and are to be written
+        log.error("DICOM objects were not made: %s", type(e).__name__)
+        reason = f"The program failed ({type(e).__name__}); please report this."
+        return Objects(missing=(Missing("SEG", reason), Missing("SR", reason)))
 
 
 def _notes(study: Study, reference: bool) -> tuple[str, ...]:

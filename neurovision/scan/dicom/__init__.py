@@ -132,7 +132,7 @@ def _copies(frames: dict[int, list[Frame]], paths: Sequence[Path]) -> dict[int, 
     for uid, files in same.items():
         seen: dict[tuple[object, ...], int] = {}
         for k in files if uid and len(files) > 1 else ():
-            places = tuple((f.position, f.orientation, f.location, f.contrast) for f in frames[k])
+            places = tuple((f.series, f.position, f.orientation, f.location, f.contrast) for f in frames[k])
             key = (places, _pixel_digest(paths[k]))
             if key in seen:
                 copies[k] = seen[key]
@@ -156,6 +156,7 @@ def _study(stack: Stack, header: Header, content: Callable[[int], bytes], name: 
         content: A file's bytes by ``frame.file``.
         name: Of the scan.
     """
+    headers = headers_of(header, stack.frames)  # before anything else asks: pydicom keeps no bytes of what it decoded
     digest = hashlib.sha256()
     places: dict[int, list[int]] = {}
     for k, frame in enumerate(stack.frames):
@@ -170,4 +171,4 @@ def _study(stack: Stack, header: Header, content: Callable[[int], bytes], name: 
     volume, notes = volume_of(stack.frames, datasets(), header)
     warnings = (*notes_on(header), *stack.warnings, *notes)
     source = Source(Path(name).name, "DICOM", digest.hexdigest(), sequence_of(header))
-    return Study(volume, source, stack.spacing, stack.affine, warnings, headers=headers_of(header, stack.frames))
+    return Study(volume, source, stack.spacing, stack.affine, warnings, headers=headers)

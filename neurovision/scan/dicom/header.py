@@ -22,6 +22,7 @@ from neurovision.errors import DamagedScan
 _LIBRARIES = ("pydicom", "highdicom", "dicomanonymizer")
 _SILENT = logging.CRITICAL + 1
 _LATIN_9 = ("ISO_IR 203", "ISO 2022 IR 203")  # which pydicom does not know
+_CHINESE = "\x1b$)A"  # the escape to ISO 2022 IR 58, which pydicom leaves in the text
 _lock = threading.RLock()  # filters of warnings and levels of loggers belong to the whole process
 
 
@@ -111,7 +112,7 @@ class Header:
             except Exception:  # noqa: BLE001 - as above
                 text = "\ufffd"
             if "\ufffd" not in text:
-                return text
+                return text.replace(_CHINESE, "")
             try:
                 return raw.decode("utf-8")
             except UnicodeDecodeError:

@@ -20,7 +20,9 @@ def headers_of(header: Header, frames: Sequence[Frame]) -> Headers:
     identity = {key: value for key, text in texts.items() if (value := repaired(key, text))}
     unknown = {"PatientSex": ("U", "UNKNOWN"), "PatientIdentityRemoved": ("",)}  # say nothing, and break no rule of ours
     left_out = tuple(
-        k for k, text in texts.items() if text and k not in identity and text.upper() not in unknown.get(k, ())
+        k
+        for k, text in texts.items()
+        if text.strip(" ^=") and k not in identity and text.upper() not in unknown.get(k, ())
     )
     if identity.get("PatientIdentityRemoved") == "YES":  # which needs a method beside it
         identity.setdefault("DeidentificationMethod", "not stated")
