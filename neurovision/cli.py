@@ -16,6 +16,7 @@ from neurovision.commands.diffuse import diffuse_app
 from neurovision.commands.pacs import pacs_app
 from neurovision.commands.sam import sam_app
 from neurovision.errors import NeurovisionError
+from neurovision.logs import printable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are not for users
 
@@ -74,7 +75,7 @@ def main() -> None:
     try:
         app()
     except NeurovisionError as e:
-        print(f"neurovision: {e}", file=sys.stderr)
+        print(f"neurovision: {printable(str(e))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -32,6 +32,11 @@ def event(logger: logging.Logger, what: str, level: int = logging.INFO, **values
     logger.log(level, what, extra={"values": values})
 
 
+def printable(text: str) -> str:
+    """A line for a terminal: what a server or file may have put in to steer it becomes "?"."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 class JsonLines(logging.Formatter):
     """A record as one line of JSON."""
 

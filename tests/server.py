@@ -166,13 +166,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def page(folder: Path, first: str = "", real: bool = False, **environment: str) -> Iterator[Page]:
+def page(folder: Path, first: str = "", real: bool = False, wait: str = "/readyz", **environment: str) -> Iterator[Page]:
     """Run the page.
 
     Args:
         folder: Its GRADIO_TEMP_DIR and, beside it, its log.
         first: Python to run in its process before anything is imported.
         real: With the shipped weights, as ``python app.py``; otherwise with the stand-in.
+        wait: The path that must answer before it is handed out.
         **environment: Variables on top of this process's own.
     """
     port, log = free_port(), folder.with_name(f"{folder.name}.log")
@@ -189,7 +190,7 @@ def page(folder: Path, first: str = "", real: bool = False, **environment: str) 
         start = time.monotonic()
         while True:
             with contextlib.suppress(OSError):
-                if running.request("GET", "/readyz")[0] == 200:
+                if running.request("GET", wait)[0] == 200:
                     break
             if process.poll() is not None or time.monotonic() - start > PATIENCE:
                 raise RuntimeError(f"the page did not start: {log.read_text()[-2000:]}")

@@ -216,3 +216,33 @@ def test_guesses_at_once_and_under_claimed_addresses_are_counted(tmp_path: Path)
         assert sorted(heard) == [400] * 5 + [429] * 19
         with pytest.raises(Refused, match="Too many wrong passwords"):
             cookie_of(served)
+
+
+# --- before the models are there -------------------------------------------------------------------------------------
+
+_SLOW = """
+import threading, sys
+import neurovision.views.ui.page as pages
+from standin import standin as made
+class Late:
+    def __call__(self):
+        threading.Event().wait(12)
+        return made()
+original = pages.serve
+pages.serve = lambda port, load: original(port=port, load=Late())
+looked = open({out!r}, "a")
+sys.addaudithook(lambda name, args: name == "socket.getaddrinfo" and print(args[0], file=looked, flush=True))
+"""
+
+
+def test_nothing_is_looked_up_while_the_models_load(tmp_path: Path):
+    asked = tmp_path / "asked"
+    with page(tmp_path / "tmp", _SLOW.format(out=str(asked)), wait="/healthz", **load.OFF) as served:
+        assert served.request("GET", "/readyz")[0] == 503
+        for address in ("http://example.org/scan.png", "https://192.0.2.7/scan.png"):
+            with pytest.raises(Refused):
+                served.call("predict", given(address))
+        assert b"loading" in served.request("GET", "/readyz")[2]
+        assert served.request("GET", "/gradio_api/file=http://example.org/")[0] == 404
+    assert "example" not in asked.read_text() and "192.0.2.7" not in asked.read_text()
+    assert not [p for p in (tmp_path / "tmp").rglob("*") if p.is_file()]

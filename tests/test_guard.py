@@ -15,7 +15,7 @@ from standin import standin
 
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
 from neurovision.ensemble.drift import FIGURES, LEAST, Tally, figures, load_reference, stability
-from neurovision.logs import JsonLines, Quiet, event, request_id
+from neurovision.logs import JsonLines, Quiet, event, printable, request_id
 from neurovision.scan.phantom import phantom
 from neurovision.views.ui import guard
 from neurovision.views.ui.entry import Names, is_foreign, route_of
@@ -382,3 +382,7 @@ def test_only_slices_of_visitors_are_counted():
     assert room.state == "ready" and sum(room.tally.counts()["verdict"].values()) == 0  # the first run warms up
     list(analyzer.analyze_slices(phantom("glioma", 4)[0]))
     assert sum(room.tally.counts()["verdict"].values()) == 1
+
+
+def test_what_would_steer_a_terminal_is_not_printed():
+    assert printable("The archive says \x1b]0;x\x07é\u202e\nno") == "The archive says ?]0;x?é?\nno"

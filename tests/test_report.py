@@ -103,3 +103,6 @@ def test_a_file_name_cannot_become_a_formula(found: Findings, tmp_path: Path) ->
     named = replace(found, source=replace(found.source, name="=HYPERLINK(1).png"))
     write_csv([named.row()], tmp_path / "r.csv")
     assert "'=HYPERLINK" in (tmp_path / "r.csv").read_text()
+    # With ; between cells, as in many countries, an unquoted name would end its cell and begin a formula.
+    write_csv([replace(found, source=replace(found.source, name="a;=1+1.png")).row()], tmp_path / "r.csv")
+    assert '"a;=1+1.png"' in (tmp_path / "r.csv").read_text()

@@ -150,3 +150,34 @@ def test_a_manifest_is_written_as_it_is_read(weights: Path):
     again = load_manifest(weights)
     assert replace(again, digest=manifest.digest) == manifest and again.text() == manifest.text()
     assert Networks.from_json(manifest.to_json(), weights).networks == manifest.networks
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\0" * 100])
+def test_trees_that_are_none_are_an_error_though_their_digest_matches(weights: Path, data: bytes):
+    from neurovision.ensemble.voter import Voter
+
+    manifest = load_manifest(weights)
+    boost = manifest.vote.boost
+    (weights / boost.file).write_bytes(data)
+    spoiled = replace(boost, sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(WeightsTampered, match=boost.file):
+        Voter.load(replace(manifest, vote=replace(manifest.vote, boost=spoiled)))
+
+
+def test_weights_of_the_working_directory_are_taken_only_from_its_own_user(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    from neurovision.ensemble.weights import local_weights
+
+    monkeypatch.delenv("NEUROVISION_WEIGHTS", raising=False)
+    monkeypatch.chdir(weights.parent)
+    assert local_weights() == weights
+    weights.chmod(0o777)
+    assert local_weights() == DEFAULT and "another user may write it" in caplog.text
+    weights.chmod(0o755)
+    (weights / FILE).chmod(0o666)
+    assert local_weights() == DEFAULT
+    (weights / FILE).chmod(0o644)
+    assert local_weights() == weights
+    monkeypatch.setattr("os.geteuid", lambda: weights.stat().st_uid + 1)
+    assert local_weights() == (weights if weights.stat().st_uid == 0 else DEFAULT)

@@ -85,7 +85,7 @@ def _make(folder: Path, names: Sequence[str], make: Callable[[Path], None]) -> d
 
 def _read(folder: Path, names: Sequence[str]) -> dict[str, bytes] | None:
     try:
-        if not _is_ours(folder):
+        if not all(is_ours(path) for path in (folder, folder / DIGESTS, *(folder / name for name in names))):
             return None
         digests = json.loads((folder / DIGESTS).read_text())
         files = {name: (folder / name).read_bytes() for name in names}
@@ -99,12 +99,16 @@ def _parents(weights: Path) -> Iterator[Path]:
     yield user_cache()
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether nobody but this user and root may have written a folder: what lies there is parsed."""
+def is_ours(path: Path) -> bool:
+    """Whether nobody but this user and root may have written a file or folder: what lies there is parsed.
+
+    A link must be theirs as well as what it leads to. A group may write where it is this user's own.
+    """
     if not hasattr(os, "geteuid"):
         return True
-    told = folder.stat()
-    return told.st_uid in (0, os.geteuid()) and not told.st_mode & 0o022
+    told, trusted = path.stat(), (0, os.geteuid())
+    foreign_group = told.st_mode & 0o020 and told.st_gid != os.getegid()
+    return path.lstat().st_uid in trusted and told.st_uid in trusted and not (told.st_mode & 0o002 or foreign_group)
 
 
 def user_cache() -> Path:

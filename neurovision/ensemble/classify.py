@@ -75,10 +75,11 @@ class TrainedClassifier:
         path = folder / file
         if Path(file).name != file or not path.is_file():
             raise WeightsMissing(f"{FILE} names {file}, which is not beside it; train the classifier again.")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
             raise WeightsTampered(f"{file} is not the file that {FILE} describes; train the classifier again.")
         model = build(name, (size, size, 1), **config)
-        fill(model, path)
+        fill(model, path, data)  # the very bytes whose digest was checked
         return cls(model, threshold)
 
     def probabilities(self, canvases: np.ndarray) -> np.ndarray:

@@ -107,6 +107,8 @@ class File:
                 f"The manifest names {self.file}, which is not in the weights folder; fetch the weights again."
             )
         data = path.read_bytes()
+        if not data:  # XGBoost ends the whole process over an empty file
+            raise WeightsTampered(f"{self.file} is empty; fetch it again.")
         found = hashlib.sha256(data).hexdigest()
         if found != self.sha256:
             raise WeightsTampered(

@@ -157,9 +157,13 @@ class Voter:
             WeightsError: A file is missing, not the shipped one, or holds a type that a forest does not need.
         """
         from xgboost import XGBClassifier
+        from xgboost.core import XGBoostError
 
         boost = XGBClassifier()
-        boost.load_model(bytearray(manifest.read(manifest.vote.boost)))
+        try:
+            boost.load_model(bytearray(manifest.read(manifest.vote.boost)))
+        except XGBoostError as e:
+            raise WeightsTampered(f"{manifest.vote.boost.file} holds no trees that XGBoost reads; fetch it again.") from e
         boost.set_params(n_jobs=1)  # each core asks for pixels of its own
         return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost), *blend(manifest)]), manifest.vote.context)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-from neurovision.ensemble.cache import user_cache
+from neurovision.ensemble.cache import is_ours, user_cache
 from neurovision.ensemble.manifest import FILE, Manifest, read_manifest
+
+log = logging.getLogger(__name__)
 
 DEFAULT = Path(__file__).parents[2] / "weights"  # of a checkout; an installed package has none
 PIN = "NEUROVISION_MANIFEST_SHA256"
@@ -19,11 +22,19 @@ def fetched_sets() -> Path:
 
 
 def local_weights() -> Path | None:
-    """The folder that needs no fetching: what NEUROVISION_WEIGHTS names, else the working directory's, else a checkout's."""
+    """The folder that needs no fetching: what NEUROVISION_WEIGHTS names, else the working directory's, else a checkout's.
+
+    The working directory's is taken only where nobody but this user and root could have put it there.
+    """
     named = os.environ.get("NEUROVISION_WEIGHTS")
     if named:
         return Path(named)
-    return next((folder for folder in (Path.cwd() / "weights", DEFAULT) if (folder / FILE).is_file()), None)
+    here = Path.cwd() / "weights"
+    if (here / FILE).is_file():
+        if is_ours(here) and is_ours(here / FILE):
+            return here
+        log.warning("weights/ of the working directory is not used: another user may write it (see NEUROVISION_WEIGHTS).")
+    return DEFAULT if (DEFAULT / FILE).is_file() else None
 
 
 def find_weights() -> Path:

@@ -413,10 +413,11 @@ def load(folder: Path | None = None) -> Generator:
     weights = folder / file
     if Path(file).name != file or not weights.is_file():
         raise WeightsMissing(f"{FILE} names {file}, which is not beside it; fetch the weights again.")
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != sha256:
+    data = weights.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise WeightsTampered(f"{file} is not the file that {FILE} describes; fetch the weights again.")
     model = network(plan)
-    fill(model, weights)
+    fill(model, weights, data)  # the very bytes whose digest was checked
     return Generator(model, mean, deviation, told)
 
 

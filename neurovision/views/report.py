@@ -110,9 +110,10 @@ def _tumor_row(number: int, tumor: Region | Lesion) -> dict[str, Any]:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows of equal keys; text that a spreadsheet would run as a formula is quoted."""
+    """Write rows of equal keys; text is quoted, and text that a spreadsheet would run as a formula starts with '."""
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
+        # Quoted, since ; starts a cell in many countries.
+        writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_NONNUMERIC)
         writer.writeheader()
         for row in rows:
             writer.writerow({k: _harmless(v) for k, v in row.items()})
@@ -122,7 +123,7 @@ def _harmless(value: Any) -> Any:
     """Text that no spreadsheet takes for a formula; nothing for what is unknown."""
     if value is None:
         return ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") else value
 
 
 def _rounded(value: float | None, digits: int = 2) -> float | None:

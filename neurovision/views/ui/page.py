@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -151,14 +152,8 @@ def serve(
         except OSError as e:
             sys.exit(f"Cannot listen on {host}:{port} ({e.strerror}); set GRADIO_SERVER_PORT to a free port.")
 
-    def load_and_seal() -> Analyzer:
-        """Load the models, which may be fetched first; from then on nothing goes out."""
-        try:
-            return load()
-        finally:
-            seal()
-
-    room = Room(load_and_seal)
+    seal()  # before anything is loaded or asked: whatever fetches weights is a process of its own
+    tempfile.tempdir = os.environ["TMPDIR"] = str((room := Room(load)).folder)  # libraries' temporary files too
     room.open()
     app = application(room)
     print(f"{TITLE}\nOpen http://{host}:{port} in a browser; Ctrl+C stops it.", flush=True)
