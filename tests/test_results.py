@@ -11,6 +11,7 @@ from standin import standin
 from test_report import text_of
 from truth import TruthAnalyzer
 
+from neurovision.ensemble.manifest import BorderlineRule
 from neurovision.ensemble.pipeline import differ_warning
 from neurovision.ensemble.results import COLUMNS, Findings, Interval, Unread, Verdict, VolumeFindings
 from neurovision.ensemble.volume import analyze_study, analyze_volume
@@ -33,7 +34,11 @@ def boxes(chances: list[float], *drawn: int) -> tuple[Study, TruthAnalyzer]:
 def test_a_verdict_checks_itself():
     assert Verdict.of(0.5, 0.5, TYPES).state == "tumor" and Verdict.of(0.49, 0.5, TYPES).likeliest_type is None
     assert Verdict.of(0.9, 0.5, TYPES).likeliest_type == "glioma"
-    assert Verdict("borderline", 0.4, 0.5, TYPES).likeliest_type == "glioma"
+    rule = BorderlineRule(low=0.4, high=0.6, rate=0.1, errors_inside=0.3, errors_outside=0.01)
+    below, above = Verdict.of(0.4, 0.5, TYPES, rule), Verdict.of(0.59, 0.5, TYPES, rule)
+    assert (below.state, below.called, below.likeliest_type) == ("borderline", "no tumor", None)
+    assert (above.state, above.called, above.likeliest_type) == ("borderline", "tumor", "glioma")
+    assert Verdict.of(0.6, 0.5, TYPES, rule).state == "tumor" and Verdict.of(0.39, 0.5, TYPES, rule).state == "no tumor"
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="0, 1"):
             Verdict.of(wrong, 0.5, TYPES)

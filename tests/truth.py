@@ -15,6 +15,8 @@ from neurovision.scan.study import Study
 class TruthAnalyzer:
     """Says what it was told: uint8 ``(S, H, W)`` of class indices, the probability of each slice."""
 
+    manifest = SimpleNamespace(borderline=None, intervals=None)  # a set that promises nothing
+
     def __init__(self, truth: np.ndarray, chances: Sequence[float] | None = None, rejected: Sequence[int] = ()) -> None:
         self.truth, self.rejected = truth, set(rejected)
         self.chances = chances or [0.95 if (t >= 2).any() else 0.02 for t in truth]

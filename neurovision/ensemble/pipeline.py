@@ -12,12 +12,19 @@ from time import perf_counter
 import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
+from neurovision.ensemble.calibration import (
+    OTHER,
+    SequenceHead,
+    area_interval,
+    expected_dice,
+    quality_features,
+)
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways
 from neurovision.ensemble.features import Scene, disagreement, tumor_threshold
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.out_of_distribution import OutOfDistribution
 from neurovision.ensemble.regions import find_regions, smallest_region
-from neurovision.ensemble.results import Findings, MemberFinding, Verdict
+from neurovision.ensemble.results import Findings, Interval, MemberFinding, Verdict
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
 from neurovision.ensemble.weights import load_manifest
@@ -46,6 +53,7 @@ class _Batch:
         softmax: float32 ``(M, len(readable), size, size, 5)``, or None where nothing is readable.
         answers: The classifier's, float32 ``(len(readable), 5)``, or None without one.
         scores: Out-of-distribution score of each readable slice, or None without a classifier.
+        sequences: What each readable slice looks like, or None where the weights do not tell.
         timing: Milliseconds a slice, by stage.
     """
 
@@ -57,6 +65,7 @@ class _Batch:
     softmax: np.ndarray | None
     answers: np.ndarray | None
     scores: np.ndarray | None
+    sequences: list[str] | None
     timing: dict[str, float]
 
     def scenes(self) -> list[Scene]:
@@ -78,6 +87,7 @@ class _Voted:
         vote: float32 ``(size, size, 5)``.
         answers: The classifier's, float32 ``(5,)``, or None without one.
         score: The out-of-distribution score, or None without a classifier.
+        sequence: What the slice looks like, or None where the weights do not tell.
     """
 
     index: int
@@ -87,6 +97,7 @@ class _Voted:
     vote: np.ndarray
     answers: np.ndarray | None
     score: float | None
+    sequence: str | None
 
     @cached_property
     def member_maps(self) -> np.ndarray:
@@ -100,6 +111,7 @@ class Analyzer:
     def __init__(self, manifest: Manifest, engine: Engine, voter: Voter) -> None:
         self.manifest, self.engine, self.voter = manifest, engine, voter
         self._outside = OutOfDistribution.load(manifest)
+        self._sequence = SequenceHead.load(manifest)
         self._titles = tuple(title_of(m.name, m.config) for m in manifest.members)
 
     @classmethod
@@ -165,7 +177,7 @@ class Analyzer:
         readable = [k for k, reason in enumerate(reasons) if reason is None]
         standard = {k: standardize(canvases[k].pixels) for k in readable}
         prepared = perf_counter()
-        softmax = answers = scores = None
+        softmax = answers = scores = sequences = None
         if self._outside is not None and readable:
             answers, features = classify_both_ways(self.engine, np.stack([standard[k] for k in readable]))
             scores = self._outside.score(answers, features)
@@ -174,6 +186,7 @@ class Analyzer:
                 reasons[k] = NOT_A_BRAIN
             readable = [k for k in readable if reasons[k] is None]
             answers, scores = answers[known], scores[known]
+            sequences = None if self._sequence is None else self._sequence.tell(features[known])
         if readable:
             softmax = predict_both_ways(self.engine, np.stack([standard[k] for k in readable]))
         done = perf_counter()
@@ -181,7 +194,7 @@ class Analyzer:
             "prepare": (prepared - start) * 1e3 / len(indices),
             "networks": (done - prepared) * 1e3 / max(len(readable), 1),
         }
-        return _Batch(indices, grays, canvases, reasons, readable, softmax, answers, scores, timing)
+        return _Batch(indices, grays, canvases, reasons, readable, softmax, answers, scores, sequences, timing)
 
     def _finish(self, study: Study, batch: _Batch) -> Iterator[Findings]:
         """Vote on a batch and measure its slices one by one."""
@@ -198,7 +211,8 @@ class Analyzer:
             n = batch.readable.index(k)
             answers = None if batch.answers is None else batch.answers[n]
             score = None if batch.scores is None else float(batch.scores[n])
-            voted = _Voted(index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], answers, score)
+            sequence = None if batch.sequences is None else batch.sequences[n]
+            voted = _Voted(index, gray, batch.canvases[k], batch.softmax[:, n], vote[n], answers, score, sequence)
             yield self._findings(study, voted, timing)
 
     def _rejected(self, study: Study, index: int, gray: np.ndarray, reason: str, timing: dict[str, float]) -> Findings:
@@ -216,9 +230,11 @@ class Analyzer:
         voted = replace(voted, vote=retyped(voted.vote, types))
         differ = disagreement(voted.member_maps >= 0.5)
         verdict, warnings = self._verdict(voted, types, differ)
+        warnings += sequence_differs(study.source.sequence, voted.sequence)
         mask, marked_from = self._mask(voted.canvas, voted.vote, verdict)
         regions = find_regions(mask, _head_columns(voted.canvas), study, voted.index)
         marked = int((mask >= FIRST_TUMOR).sum())
+        verdict = self._promised(study, voted, verdict, marked, marked_from)
         warnings += differ_warning(verdict, bool(regions), marked, smallest_region(mask.shape))
         tumor_map, uncertainty = _maps(voted)
         members = self._members(voted, verdict)
@@ -238,8 +254,23 @@ class Analyzer:
             slice_index=voted.index,
             timing_ms={**timing, "total": sum(timing.values())},
             weights=self.manifest.digest[:12],
+            sequence=voted.sequence,
             warnings=study.warnings + warnings,
         )
+
+    def _promised(self, study: Study, voted: _Voted, verdict: Verdict, marked: int, marked_from: float) -> Verdict:
+        """The verdict with the outline's expected Dice and the interval of its area, where the weights hold them."""
+        quality, intervals = self.manifest.quality, self.manifest.intervals
+        if quality is None or not marked:
+            return verdict
+        tumor = voted.vote[..., FIRST_TUMOR:].sum(-1)
+        expected = expected_dice(quality_features(tumor, tumor >= marked_from, voted.member_maps >= 0.5), quality)
+        if intervals is None:
+            return replace(verdict, expected_dice=expected)
+        pixel = 1.0 if study.spacing is None else study.spacing[1] * study.spacing[2]
+        low, high = area_interval(marked * pixel, expected, study.source.sequence or voted.sequence, intervals)
+        interval = Interval(low, high, "px" if study.spacing is None else "mm2")
+        return replace(verdict, expected_dice=expected, interval=interval)
 
     def _verdict(self, voted: _Voted, types: dict[str, float], differ: float) -> tuple[Verdict, tuple[str, ...]]:
         """The verdict, and what a reader must know of it."""
@@ -255,7 +286,8 @@ class Analyzer:
             warnings += (UNFAMILIAR,)
         if self._outside is not None and not voted.canvas.found:
             warnings += ("No head stands out from the background: the whole picture was read.",)
-        return Verdict.of(probability, model.threshold, types), warnings
+        verdict = Verdict.of(probability, model.threshold, types, self.manifest.borderline)
+        return verdict, warnings + borderline_warning(verdict)
 
     def _mask(self, canvas: Canvas, probabilities: np.ndarray, verdict: Verdict) -> tuple[np.ndarray, float]:
         """Labels in the slice's own pixels, and the probability from which they are marked.
@@ -291,6 +323,23 @@ def _maps(voted: _Voted) -> tuple[np.ndarray, np.ndarray]:
     return planes[FIRST_TUMOR:].sum(0), np.clip(entropy, 0, 1).astype(np.float32)
 
 
+def borderline_warning(verdict: Verdict) -> tuple[str, ...]:
+    """What to say of a verdict near its threshold."""
+    if verdict.state != "borderline":
+        return ()
+    return (
+        f"Borderline: the probability of a tumor is {100 * verdict.probability:.0f} %, near the threshold of"
+        f" {100 * verdict.threshold:.0f} %, where verdicts are often wrong.",
+    )
+
+
+def sequence_differs(header: str | None, seen: str | None) -> tuple[str, ...]:
+    """What to say where the file's header names one sequence and the picture looks like another."""
+    if header is None or seen in (None, OTHER, header):
+        return ()
+    return (f"The file says that this is {header}; the picture looks like {seen}.",)
+
+
 def differ_warning(verdict: Verdict, found: bool, marked: int, smallest: float) -> tuple[str, ...]:
     """What to say where verdict and mask differ.
 
@@ -308,7 +357,7 @@ def differ_warning(verdict: Verdict, found: bool, marked: int, smallest: float) 
         )
     if found and not verdict.positive:
         return (
-            f"The mask marks {marked} px, but the verdict is {verdict.state}: the probability of a tumor is"
+            f"The mask marks {marked} px, but the verdict is {verdict.called}: the probability of a tumor is"
             f" {100 * verdict.probability:.0f} %, the threshold {100 * verdict.threshold:.0f} %.",
         )
     return ()

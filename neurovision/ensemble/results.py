@@ -20,6 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from neurovision.classes import FIRST_TUMOR, TUMORS
+from neurovision.ensemble.calibration import is_borderline
+from neurovision.ensemble.manifest import BorderlineRule
 from neurovision.scan.paint import paint
 from neurovision.scan.study import Source, Study
 
@@ -53,7 +55,8 @@ class Verdict:
     """What is said of a scan as a whole.
 
     Attributes:
-        state: ``"tumor"``, ``"borderline"`` or ``"no tumor"``.
+        state: ``"tumor"`` or ``"no tumor"`` where the verdict is plain; ``"borderline"`` where the probability is so near
+            the threshold that verdicts there are often wrong. :attr:`called` is what the threshold alone says.
         probability: Of a tumor, calibrated on slices, in [0, 1].
         threshold: The probability from which the state is ``"tumor"``.
         types: Key of each tumor type to its probability given that there is a tumor; they sum to 1, or there is none.
@@ -73,19 +76,28 @@ class Verdict:
             raise ValueError(f"Probability and threshold are in [0, 1]; received {self.probability}, {self.threshold}.")
 
     @classmethod
-    def of(cls, probability: float, threshold: float, types: dict[str, float]) -> Verdict:
-        """The verdict that a probability and its threshold give."""
+    def of(
+        cls, probability: float, threshold: float, types: dict[str, float], rule: BorderlineRule | None = None
+    ) -> Verdict:
+        """The verdict that a probability, its threshold and the manifest's rule give."""
+        if rule is not None and is_borderline(probability, rule):
+            return cls("borderline", probability, threshold, types)
         return cls("tumor" if probability >= threshold else "no tumor", probability, threshold, types)
 
     @property
     def positive(self) -> bool:
-        """Whether the state is ``"tumor"``."""
-        return self.state == "tumor"
+        """Whether the probability reaches the threshold, borderline or not."""
+        return self.probability >= self.threshold
+
+    @property
+    def called(self) -> Literal["tumor", "no tumor"]:
+        """What the threshold says."""
+        return "tumor" if self.positive else "no tumor"
 
     @property
     def likeliest_type(self) -> str | None:
-        """Key of the likeliest tumor type, or None where the state is ``"no tumor"``."""
-        return None if self.state == "no tumor" or not self.types else max(self.types, key=lambda t: self.types[t])
+        """Key of the likeliest tumor type, or None where no tumor is called."""
+        return max(self.types, key=lambda t: self.types[t]) if self.positive and self.types else None
 
 
 @dataclass(frozen=True)
@@ -184,6 +196,8 @@ class Result:
         reason: Why there is no verdict, one sentence; None where there is one.
         timing_ms: Milliseconds by stage.
         weights: First 12 hexadecimal digits of the manifest's sha256.
+        sequence: Which sequence the picture looks like, or None where the weights do not tell; the header's word is
+            ``source.sequence``.
         warnings: Sentences for the reader.
     """
 
@@ -192,6 +206,7 @@ class Result:
     reason: str | None = None
     timing_ms: dict[str, float] = field(default_factory=dict)
     weights: str = ""
+    sequence: str | None = None
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -253,7 +268,8 @@ class Result:
             "scan": self.source.name,
             "status": self.status,
             "reason": self.reason,
-            "verdict": None if verdict is None else verdict.state,
+            "verdict": None if verdict is None else verdict.called,
+            "state": None if verdict is None else verdict.state,
             "tumor_probability": None if verdict is None else round(verdict.probability, 4),
             "threshold": None if verdict is None else round(verdict.threshold, 4),
             "tumor_type": None if verdict is None else verdict.likeliest_type,
@@ -263,6 +279,7 @@ class Result:
             "laterality": self.tumors[0].side if self.tumors else None,
             "format": self.source.format or None,
             "sequence": self.source.sequence,
+            "sequence_seen": self.sequence,
             "weights": self.weights or None,
             "warnings": " ".join(self.warnings) or None,
         }
@@ -270,10 +287,11 @@ class Result:
 
 
 COLUMNS = (
-    "scan", "slice", "status", "reason", "verdict", "tumor_probability", "threshold", "tumor_type",
+    "scan", "slice", "status", "reason", "verdict", "state", "tumor_probability", "threshold", "tumor_type",
     *(f"p_{kind.key}" for kind in TUMORS), "tumor_area_px", "tumor_area_mm2", "tumor_volume_ml", "regions",
     "longest_diameter_px", "longest_diameter_mm", "laterality", "disagreement", "largest_slice", "slices", "height", "width",
-    "spacing_slice_mm", "spacing_row_mm", "spacing_column_mm", "format", "sequence", "weights", "warnings",
+    "spacing_slice_mm", "spacing_row_mm", "spacing_column_mm", "format", "sequence", "sequence_seen", "weights",
+    "warnings",
 )  # fmt: skip
 
 
@@ -381,7 +399,7 @@ class SliceSummary:
     Attributes:
         index: Which slice, from 0.
         status: ``"ok"``, or ``"rejected"`` where the slice shows no readable head (above and below it, usually).
-        verdict: State of the slice alone; None when rejected.
+        verdict: Of the slice alone; None when rejected.
         tumor_probability: Of the slice alone, calibrated, in [0, 1]; None when rejected.
         area_px: Tumor pixels in the volume's mask.
         area_mm2: The same in square millimeters, or None.
@@ -616,13 +634,15 @@ def _said(result: Result) -> dict[str, Any]:
     return {
         "status": result.status,
         "reason": result.reason,
-        "verdict": None if verdict is None else verdict.state,
+        "verdict": None if verdict is None else verdict.called,
+        "state": None if verdict is None else verdict.state,
         "tumor_probability": None if verdict is None else round(verdict.probability, 4),
         "threshold": None if verdict is None else round(verdict.threshold, 4),
         "tumor_type": None if verdict is None else verdict.likeliest_type,
         "type_probabilities": {} if verdict is None else {k: round(v, 4) for k, v in verdict.types.items()},
         "interval": None if interval is None else _plain(interval, 2),
         "expected_dice": None if verdict is None else _rounded(verdict.expected_dice, 4),
+        "sequence_seen": result.sequence,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,10 +11,13 @@ import cv2
 import numpy as np
 
 from neurovision.classes import CLASSES, FIRST_TUMOR, HEAD, TUMORS
-from neurovision.ensemble.pipeline import Analyzer, differ_warning
+from neurovision.ensemble.calibration import volume_interval
+from neurovision.ensemble.manifest import Manifest
+from neurovision.ensemble.pipeline import Analyzer, borderline_warning, differ_warning, sequence_differs
 from neurovision.ensemble.regions import smallest_region
 from neurovision.ensemble.results import (
     Findings,
+    Interval,
     Lesion,
     PackedSlice,
     Region,
@@ -78,10 +82,11 @@ def analyze_volume(
     said = [p.findings for p in seen]
     lesions = _lesions(mask, [f.positive for f in said], places, study)
     slices = tuple(_summary(f, mask[f.slice_index], study) for f in said)
-    verdict = _verdict(said, slices)
+    verdict = _verdict(analyzer.manifest, said, slices, study)
     counts = np.bincount(mask.reshape(-1), minlength=len(CLASSES))
-    warnings = study.warnings
+    warnings, sequence = study.warnings, _commonest([f.sequence for f in said])
     if verdict is not None:
+        warnings += sequence_differs(study.source.sequence, sequence) + borderline_warning(verdict)
         warnings += differ_warning(verdict, bool(lesions), int(counts[FIRST_TUMOR:].sum()), smallest_region(shape[1:]))
     return VolumeFindings(
         source=study.source,
@@ -89,6 +94,7 @@ def analyze_volume(
         reason=said[0].reason if verdict is None else None,
         timing_ms=timing,
         weights=said[0].weights,
+        sequence=sequence,
         warnings=warnings,
         study=study,
         mask=mask,
@@ -108,7 +114,9 @@ def _kept(packed: PackedSlice, mask: np.ndarray, places: list[Place]) -> PackedS
     return replace(packed, findings=replace(packed.findings, regions=regions))
 
 
-def _verdict(said: list[Findings], slices: tuple[SliceSummary, ...]) -> Verdict | None:
+def _verdict(
+    manifest: Manifest, said: list[Findings], slices: tuple[SliceSummary, ...], study: Study
+) -> Verdict | None:
     """The volume's, or None where no slice shows a readable head."""
     verdicts = [f.verdict for f in said]
     readable = [v for v in verdicts if v is not None]
@@ -118,7 +126,35 @@ def _verdict(said: list[Findings], slices: tuple[SliceSummary, ...]) -> Verdict 
     weights = areas if areas.any() else np.array([v.probability for v in readable]) + 1e-9
     types = {c.key: float(np.average([v.types[c.key] for v in readable], weights=weights)) for c in TUMORS}
     chance = _probability([None if v is None else v.probability for v in verdicts])
-    return Verdict.of(chance, readable[0].threshold, types)
+    verdict = Verdict.of(chance, readable[0].threshold, types, manifest.borderline)
+    return _promised(manifest, verdict, verdicts, slices, study)
+
+
+def _promised(
+    manifest: Manifest,
+    verdict: Verdict,
+    verdicts: list[Verdict | None],
+    slices: tuple[SliceSummary, ...],
+    study: Study,
+) -> Verdict:
+    """The verdict with its slices' mean expected Dice, weighted by area, and the interval of its volume."""
+    pairs = zip(slices, verdicts, strict=True)
+    drawn = [(s.area_px, v.expected_dice) for s, v in pairs if v is not None and v.expected_dice is not None and s.area_px]
+    if not drawn:
+        return verdict
+    areas, dice = (np.array(column, float) for column in zip(*drawn, strict=True))
+    expected, voxel = float(np.average(dice, weights=areas)), voxel_ml(study)
+    total = sum(s.area_px for s in slices)
+    ends = None
+    if manifest.intervals is not None and voxel is not None:
+        ends = volume_interval(total * voxel, manifest.intervals)
+    return replace(verdict, expected_dice=expected, interval=None if ends is None else Interval(*ends, "ml"))
+
+
+def _commonest(sequences: list[str | None]) -> str | None:
+    """The sequence that most slices look like, or None."""
+    counts = Counter(s for s in sequences if s is not None)
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _points(findings: Findings) -> list[tuple[Region, tuple[int, int]]]:
@@ -205,7 +241,7 @@ def _summary(findings: Findings, mask: np.ndarray, study: Study) -> SliceSummary
     verdict, area = findings.verdict, int((mask >= FIRST_TUMOR).sum())
     pixel = None if study.spacing is None else study.spacing[1] * study.spacing[2]
     return SliceSummary(
-        findings.slice_index, findings.status, None if verdict is None else verdict.state,
+        findings.slice_index, findings.status, None if verdict is None else verdict.called,
         None if verdict is None else verdict.probability, area, None if pixel is None else area * pixel,
         findings.disagreement,
     )  # fmt: skip

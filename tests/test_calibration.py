@@ -1,0 +1,124 @@
+"""What a result promises: intervals that hold the truth, expected Dice, the borderline, the sequence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neurovision.ensemble.calibration import (
+    OTHER,
+    QUALITY,
+    SequenceHead,
+    area_interval,
+    expected_dice,
+    is_borderline,
+    quality_features,
+    volume_interval,
+)
+from neurovision.ensemble.manifest import IntervalModel, SequenceModel, VerdictModel
+from neurovision.training.calibrate import (
+    SHARES,
+    CrossFitted,
+    best_share,
+    blocks_of,
+    fit_borderline,
+    fit_intervals,
+    fit_quality,
+    fit_sequence,
+)
+from neurovision.training.dataset import Item
+
+
+def item(source: str, k: int, sequence: str | None = None, patient: str | None = None) -> Item:
+    return Item(source, f"{k:04d}", Path("x.png"), Path("m.png"), "glioma", 3, patient, sequence)
+
+
+def slices(count: int, rng: np.random.Generator, source: str = "figshare", sequence: str = "T1c") -> list[CrossFitted]:
+    """Slices whose outline is the worse, and whose area the more wrong, the lower their peak is."""
+    found = []
+    for k in range(count):
+        peak = rng.uniform(0.3, 1.0)
+        dice = np.clip(peak + rng.normal(0, 0.05), 0, 1)
+        truth = int(rng.uniform(100, 2000))
+        area = max(1, round(truth * np.exp(rng.normal(0, 0.05 + 0.8 * (1 - peak)))))
+        quality = np.tile([peak, 0.5, 0.5, 0.5, 5.0, 1.0], (len(SHARES), 1))
+        of = item(source, k, sequence, f"p{k // 5}" if source == "lgg" else None)
+        found.append(CrossFitted(of, np.full(len(SHARES), dice), quality, np.full(len(SHARES), area), truth))
+    return found
+
+
+def test_patients_stand_in_one_block_and_names_in_order():
+    items = [item("lgg", k, "FLAIR", f"p{k % 7}") for k in range(70)] + [item("figshare", k) for k in range(40)]
+    blocks = blocks_of(items)
+    for patient in range(7):
+        assert len({blocks[k] for k in range(70) if k % 7 == patient}) == 1
+    assert blocks[70:].tolist() == sorted(blocks[70:]) and np.bincount(blocks[70:]).tolist() == [10, 10, 10, 10]
+
+
+def test_intervals_cover_what_they_promise_and_grow_with_doubt():
+    rng = np.random.default_rng(0)
+    fitted = slices(600, rng) + slices(300, rng, "lgg", "FLAIR")
+    quality = fit_quality(fitted, SHARES[0])
+    assert quality.features == QUALITY and quality.correlation > 0.9
+    model = fit_intervals(fitted, SHARES[0], quality)
+    assert set(model.low) == {"", "T1c", "FLAIR"} and model.patients == 60 and model.volume is not None
+    inside, factors = [], {True: [], False: []}
+    for s in slices(2000, rng):
+        expected = expected_dice(s.quality[0], quality)
+        low, high = area_interval(s.areas[0], expected, "T1c", model)
+        inside.append(low <= s.truth <= high)
+        factors[expected > 0.65].append(high / low)
+    assert 0.88 <= np.mean(inside) <= 0.92
+    assert np.median(factors[False]) > 2 * np.median(factors[True])
+    assert area_interval(100, 0.8, "DWI", model) == area_interval(100, 0.8, None, model)  # unknown: all together
+
+
+def test_a_volume_of_too_few_patients_gets_no_interval():
+    few = slices(60, np.random.default_rng(0))
+    model = fit_intervals(few, SHARES[0], fit_quality(few, SHARES[0]))
+    assert volume_interval(10.0, model) is None
+    known = IntervalModel(level=0.9, base=0.1, slope=0.0, low={"": -1}, high={"": 1}, volume=float(np.log(2)), scans=9)
+    assert volume_interval(10.0, known) == pytest.approx((5.0, 20.0))
+
+
+def test_the_share_serves_sources_alike():
+    def at(source: str, best: int) -> CrossFitted:
+        dice = np.where(np.arange(len(SHARES)) == best, 1.0, 0.0)
+        return CrossFitted(item(source, 0), dice, np.zeros((len(SHARES), 6)), np.ones(len(SHARES)), 1)
+
+    many = [at("figshare", 2)] * 9 + [at("lgg", 5)] + [at("brats", 5)]
+    assert best_share(many) == SHARES[5]
+
+
+def test_quality_features_by_hand():
+    tumor = np.zeros((50, 50), np.float32)
+    tumor[:10, :10] = 0.8
+    marked = tumor > 0.5
+    half, none = marked & (np.arange(50) < 5), np.zeros_like(marked)
+    found = dict(zip(QUALITY, quality_features(tumor, marked, np.stack([half, none])), strict=True))
+    assert found["peak"] == pytest.approx(0.8) and found["inside"] == pytest.approx(0.8)
+    assert found["members_dice"] == pytest.approx(1 / 3) and found["lowest_dice"] == 0
+    assert found["log_area"] == pytest.approx(np.log1p(400)) and found["members_positive"] == 0.5
+
+
+def test_the_borderline_holds_the_errors():
+    verdict = VerdictModel(features=("a",), mean=(0.0,), scale=(1.0,), coefficients=(1.0,), intercept=0.0, threshold=0.5)
+    chances = np.concatenate([np.linspace(0.001, 0.3, 400), np.linspace(0.45, 0.55, 40), np.linspace(0.7, 0.999, 400)])
+    truth = chances >= 0.5
+    truth[400:440] ^= np.arange(40) % 2 == 0  # wrong half of the time, near the threshold
+    rule = fit_borderline(chances, truth, np.ones(len(truth)), verdict)
+    assert 0.45 <= rule.low < 0.48 and 0.52 < rule.high <= 0.55  # no wider than 1 % of errors outside asks for
+    assert rule.errors_outside <= 0.01 < rule.errors_inside and 0.02 < rule.rate < 40 / 840
+    assert is_borderline(0.5, rule) and not is_borderline(0.9, rule)
+
+
+def test_the_sequence_head_tells_or_says_other():
+    rng = np.random.default_rng(0)
+    centers = {"T1": [9, 0, 0], "T2": [0, 9, 0], "FLAIR": [0, 0, 9]}
+    names = list(centers) * 60
+    features = np.array([centers[n] for n in names]) + rng.normal(0, 1, (180, 3)) + 5
+    kernel, bias, sequences = fit_sequence(features, names)
+    head = SequenceHead(kernel, bias, SequenceModel(file="s.safetensors", sha256="0" * 64, sequences=sequences, sure=0.9))
+    assert head.tell(np.array([[14, 5, 5], [5, 14, 5], [5, 5, 14], [8, 8, 8]], float)) == ["T1", "T2", "FLAIR", OTHER]
