@@ -15,13 +15,11 @@ from neurovision.scan.study import Study
 class TruthAnalyzer:
     """Says what it was told: uint8 ``(S, H, W)`` of class indices, the probability of each slice."""
 
-    manifest = SimpleNamespace(borderline=None, intervals=None)  # a set that promises nothing
-
     def __init__(self, truth: np.ndarray, chances: Sequence[float] | None = None, rejected: Sequence[int] = ()) -> None:
         self.truth, self.rejected = truth, set(rejected)
         self.chances = chances or [0.95 if (t >= 2).any() else 0.02 for t in truth]
         self.calls = 0
-        self.manifest = SimpleNamespace(digest="f" * 64)
+        self.manifest = SimpleNamespace(digest="f" * 64, borderline=None, intervals=None)  # which promises nothing
 
     def analyze_slices(self, study: Study, indices: Sequence[int] | None = None) -> Iterator[Findings]:
         self.calls += 1
