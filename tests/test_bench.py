@@ -37,9 +37,9 @@ from neurovision.evaluation.bench import (
     compare_slices,
     phantom_scans,
     table,
-    tree_mb,
     write_measured,
 )
+from neurovision.machine import tree_mb
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.prepare import prepare, standardize
 from neurovision.scan.read import read
@@ -180,19 +180,10 @@ class TestRatios:
 
 def result(slice_ratio=7.0):
     return {
-        "ratios": {**dict.fromkeys(TARGETS, 9.0), "slice": slice_ratio}, "matmul_fraction": 0.4, "peak_memory_mb": 900.0,
+        "ratios": {**dict.fromkeys(TARGETS, 9.0), "slice": slice_ratio}, "peak_memory_mb": 900.0,
         "volume_memory_ratio": 1.1, "labels_changed": 0.5, "dice_shift": 0.0,
-        "milliseconds": {"vote": 3.0, "naive": {"vote": 30.0}, "cold_start": {"product": 2000, "naive": 5000}},
-        "processor_milliseconds": {"slice": [100.0, 900.0]}, "gpu": None, "weights": "0" * 12,
-        "networks": {
-            "milliseconds": 20.0, "eager_milliseconds": 200.0, "gflop": 6.0,
-            "gflop_per_second": {"networks": 80.0, "matrix_product": 120.0},
-        },
-        "machine": {
-            "processor": "p", "threads": 2, "load_before": 0.1, "engine": "e", "precision": "f32", "python": "3",
-            "versions": {},
-        },
-        "runs": {"repeats": 15, "starts": 15, "scans": 40, "kind": "phantoms", "seconds": 300},
+        "milliseconds": {"vote": [3.0, 30.0], "one canvas": [20.0, 200.0]}, "gpu": None, "weights": "0" * 12,
+        "machine": "p, 2 threads", "runs": "medians of 15", "versions": {"Python": "3", "openvino": ""},
     }  # fmt: skip
 
 
@@ -200,13 +191,13 @@ def test_table_names_every_aim():
     lines = table(result()).splitlines()
     aims = {line.split()[0]: line.split()[-1] for line in lines if ">=" in line}
     assert aims.keys() >= TARGETS.keys() and aims["slice"] == "NO" and aims["vote"] == "yes"  # 7 of 12, 9 of 6
-    assert "10.0 x" in next(line for line in lines if line.startswith("networks, one canvas"))
+    assert "10.0 x" in next(line for line in lines if line.startswith("one canvas"))
     assert any(line.startswith("GPU: none") for line in lines)
 
 
 def test_gpu_is_told_where_there_is_one():
-    with_gpu = {**result(), "gpu": {"batch_64": {"slices_per_second": 900.0, "milliseconds_per_slice": 1.11}}}
-    assert "GPU, batch 64: 900.0 slices/s, 1.11 ms a slice" in table(with_gpu)
+    with_gpu = {**result(), "gpu": {"batch 64": 900.0}}
+    assert "GPU, batch 64: 900.0 slices/s" in table(with_gpu)
 
 
 class TestMeasuredBlock:
@@ -254,7 +245,7 @@ class TestMeasuring:
         assert other["labels_changed"] == pytest.approx(changed, abs=1e-3)
         assert other["dice_shift"] == pytest.approx(np.mean(dice), abs=1e-6)  # a blind mask has a Dice of 0
         stages = {"decode", "prepare", "networks", "vote", "measure", "total"}
-        assert set(other["milliseconds"]["naive"]) == stages == set(other["milliseconds"]) - {"naive"}
+        assert set(other["milliseconds"]) == stages and all(len(both) == 2 for both in other["milliseconds"].values())
 
     def test_the_naive_way_restores_everything(self):
         canvas = prepare(phantom("glioma", 4, 200)[0].gray(), 96)
@@ -274,7 +265,6 @@ class TestMeasuring:
         assert cv2.imread(str(tmp_path / "plot.png")).shape[2] == 3
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory by process is read from Linux' /proc")
 def test_memory_of_a_process_tree_counts_its_children():
     child = "import time; kept = bytearray(b'x') * 60_000_000; print('ready', flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
