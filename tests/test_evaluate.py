@@ -27,6 +27,7 @@ from neurovision.evaluation.evaluate import evaluate, thin
 from neurovision.evaluation.report import figure
 from neurovision.scan.study import Study
 from neurovision.training.dataset import load_index
+from neurovision.training.identity import of_number, of_patient
 
 GRAY = {"glioma": 200, "meningioma": 220, "pituitary": 240, "tumor": 200, "none": 0}
 TUMOR = (slice(40, 60), slice(40, 50))  # 20 x 10 pixels
@@ -204,7 +205,7 @@ def test_every_figure_of_drawn_scans(result: dict):
     best = result["vote_against_best"]["figshare"]
     assert (best["best_member"], best["difference"]["value"], best["wilcoxon_p"]) == ("unet", 0.0, 1.0)
     assert result["failures"]["lgg_t1c"]["missed"]["value"] == 1.0
-    assert result["about"]["unseen"] is True
+    assert result["about"]["left_out"] == {}
 
 
 def test_pictures_and_names_of_patients_stay_out(out: Path, result: dict):
@@ -258,10 +259,23 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path, reader: Reader, 
     assert reader.calls == again + 2 * n
 
 
-def test_a_fold_that_was_fitted_on_is_marked(data: Path, tmp_path: Path, reader: Reader):
+def test_a_fold_that_was_fitted_on_is_refused(data: Path, tmp_path: Path, reader: Reader):
     reader.manifest = replace(MANIFEST, training=replace(MANIFEST.training, vote_fold=4))
-    assert run(data, tmp_path)["about"]["unseen"] is False
-    assert "not of unseen patients" in (tmp_path / "out" / "evaluation.md").read_text()
+    with pytest.raises(DataError, match="took part in fitting these weights"):
+        run(data, tmp_path)
+
+
+def test_patients_that_the_manifest_names_are_left_out_and_counted(data: Path, tmp_path: Path, reader: Reader):
+    """Whatever fold the folder gives them: here patient A and two of figshare's numbers, who stood in fold 2."""
+    fitted = {"lgg": {2: {of_patient("TCGA_A")}}, "figshare": {2: {of_number("figshare", f"fig{k}") for k in range(2)}}}
+    reader.manifest = replace(MANIFEST, patients=fitted)
+    result = run(data, tmp_path)
+    assert result["about"]["left_out"] == {"figshare": 2, "lgg": 8}
+    assert (result["scans"]["figshare"]["n"], result["scans"]["lgg"]["n"]) == (4, 4)
+    text = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "took part in fitting: 2 of figshare, 8 of LGG" in text
+    seen_elsewhere = replace(MANIFEST, patients={"lgg": {5: {of_patient("TCGA_A")}}})  # in a fold that no part was fitted on
+    assert not seen_elsewhere.fitted_on
 
 
 def test_a_rejected_scan_counts_as_empty_and_apart(
@@ -338,15 +352,13 @@ def test_a_card_without_lgg_has_no_non_commercial_terms(result: dict):
     assert "TCGA-LGG" not in text
 
 
-@pytest.mark.parametrize("what", ["missing", "other weights", "trial", "seen"])
+@pytest.mark.parametrize("what", ["missing", "other weights", "trial"])
 def test_a_card_is_refused_for_figures_that_are_not_its_own(
     what: str, data: Path, tmp_path: Path, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(cards, "load_manifest", lambda folder: replace(MANIFEST, digest="f" * 64))
     if what == "other weights":
         reader.manifest = replace(MANIFEST, digest="e" * 64)
-    if what == "seen":
-        reader.manifest = replace(MANIFEST, training=replace(MANIFEST.training, member_folds=(1, 4)))
     if what != "missing":
         run(data, tmp_path, limit=2 if what == "trial" else None)
     with pytest.raises(DataError, match="neurovision evaluate"):

@@ -239,6 +239,7 @@ class TestTraining:
         from neurovision.ensemble.pipeline import Analyzer
         from neurovision.ensemble.weights import load_manifest
         from neurovision.training import fit, stack
+        from neurovision.training.identity import fitted_on
         from neurovision.training.recipes import Phase, recipe
 
         runs = tmp_path / "runs"
@@ -279,6 +280,8 @@ class TestTraining:
         stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None)
         manifest = load_manifest(tmp_path / "weights")
         assert manifest.training.member_folds == (1, 2) and manifest.training.refitted == {"unet": (1, 2, 3)}
+        figshare = load_index(folder, ["figshare"])
+        assert fitted_on(manifest, figshare) == [i.fold < 4 for i in figshare]
         assert loaded[0] != loaded[1] == [m.sha256 for m in manifest.members], "fitted on the first, shipped the second"
         assert not list(tmp_path.glob(".weights-*"))
         findings = Analyzer.load(tmp_path / "weights", "keras").analyze(phantom("glioma", 0)[0])

@@ -47,7 +47,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Folds = tuple[Annotated[int, Field(ge=1, le=99)], ...]
 Config = Annotated[dict[str, Any], AfterValidator(_no_fetching)]
 Digests = Annotated[  # in JSON one string, so that thousands of them take one line
-    frozenset[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]],
+    frozenset[Annotated[str, Field(pattern=r"^[0-9a-f]{16}([0-9a-f]{48})?$")]],
     BeforeValidator(lambda value: value.split() if isinstance(value, str) else value),
     PlainSerializer(lambda value: " ".join(sorted(value)), return_type=str),
 ]

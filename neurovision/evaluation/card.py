@@ -93,7 +93,7 @@ def write_card(weights: Path | None, evaluation: Path, out: Path) -> Path:
         out: The file to write, ``docs/MODEL_CARD.md``.
 
     Raises:
-        DataError: There is no such file, or it measured other weights, seen scans or a trial's few.
+        DataError: There is no such file, or it measured other weights or a trial's few.
         WeightsError: The manifest cannot be read.
     """
     if not evaluation.is_file():
@@ -106,8 +106,8 @@ def write_card(weights: Path | None, evaluation: Path, out: Path) -> Path:
             f"{evaluation.name} measured the weights {about['weights'][:12]}, not these ({manifest.digest[:12]}); "
             "run 'neurovision evaluate' again."
         )
-    if about["trial"] or not about["unseen"]:
-        raise DataError("A card needs a whole fold that took no part in fitting; run 'neurovision evaluate' on one.")
+    if about["trial"]:
+        raise DataError("A card needs a whole fold; run 'neurovision evaluate' without a limit.")
     out.write_text(card(manifest, result))
     return out
 

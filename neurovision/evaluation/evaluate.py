@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from neurovision import __version__
 from neurovision.classes import BACKGROUND
+from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.errors import DataError
 from neurovision.evaluation.figures import draw_all, draw_case, training_curves
@@ -24,6 +26,7 @@ from neurovision.evaluation.robustness import measure_robustness
 from neurovision.evaluation.summary import CONVENTIONS, summarize
 from neurovision.files import write
 from neurovision.training.dataset import Item, load_index
+from neurovision.training.identity import fitted_on
 
 LIBRARIES = ("keras", "tensorflow-cpu", "openvino", "numpy", "scikit-learn", "xgboost-cpu", "opencv-python-headless")
 CHANGED = 30  # tumor slices of each data set and sequence on which robustness is measured
@@ -48,7 +51,7 @@ def evaluate(
 
     Args:
         data_root: The prepared folder.
-        fold: Which fold; one that members, vote and verdict never saw, or the file says that they did.
+        fold: Which fold. Patients that the weights were fitted on, and copies of such pictures, are left out and counted.
         out_dir: Folder for ``evaluation.json``, ``evaluation.md`` and the figures; no scan is drawn there.
         weights: Weights folder; the shipped one by default.
         engine: How the networks run.
@@ -64,13 +67,15 @@ def evaluate(
         The path of ``evaluation.json``.
 
     Raises:
-        DataError: The fold is empty, an index breaks a rule, or ``failures`` lies in ``out_dir``.
+        DataError: The fold is empty or all of it took part in fitting, an index breaks a rule, or ``failures`` lies in
+            ``out_dir``.
         WeightsError: The weights cannot be used.
     """
     if failures is not None and out_dir.resolve() in (failures.resolve(), *failures.resolve().parents):
         raise DataError("Pictures of failures show patients and must lie outside the folder of the results; choose another.")
-    items = thin(load_index(data_root, sources, [fold], sequences), limit)
     analyzer = Analyzer.load(weights, engine)
+    items, left_out = unseen(analyzer.manifest, load_index(data_root, sources, [fold], sequences))
+    items = thin(items, limit)
     members = [m.name for m in analyzer.manifest.members]
     rows = measure_all(analyzer, items, engine, work)
     summary = summarize(rows, members, analyzer.manifest.verdict.threshold)
@@ -83,7 +88,7 @@ def evaluate(
     if histories is not None and (curves := training_curves(histories, members, out_dir / "training.png")):
         figures.append(curves)
     result = {
-        "about": about(analyzer, fold, engine, limit, sources),
+        "about": {**about(analyzer, fold, engine, limit, sources), "left_out": left_out},
         "conventions": CONVENTIONS,
         **summary,
         "robustness": robust,
@@ -96,6 +101,20 @@ def evaluate(
     if failures is not None:
         draw_failures(analyzer, items, rows, failures)
     return path
+
+
+def unseen(manifest: Manifest, items: list[Item]) -> tuple[list[Item], dict[str, int]]:
+    """The items that took no part in fitting, and how many of each data set did.
+
+    Raises:
+        DataError: All did.
+    """
+    fitted = fitted_on(manifest, items)
+    kept = [i for i, took_part in zip(items, fitted, strict=True) if not took_part]
+    if not kept:
+        raise DataError("Every scan of this fold took part in fitting these weights; choose another fold or other weights.")
+    counts = Counter(i.source for i, took_part in zip(items, fitted, strict=True) if took_part)
+    return kept, dict(sorted(counts.items()))
 
 
 def thin(items: list[Item], limit: int | None) -> list[Item]:
@@ -120,7 +139,6 @@ def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources
         "date": datetime.date.today().isoformat(),
         "command": command,
         "fold": fold,
-        "unseen": fold not in training.fitted_folds,
         "trial": limit is not None,
         "split": training.split,
         "member_folds": list(training.member_folds),

@@ -65,8 +65,9 @@ def _opening(result: dict[str, Any]) -> str:
         "Parentheses hold 95 % intervals.",
         "",
     ]
-    if not about["unseen"]:
-        lines += ["**These scans took part in fitting: the figures are not of unseen patients.**", ""]
+    if about.get("left_out"):
+        counts = ", ".join(f"{n} of {TITLES[s]}" for s, n in about["left_out"].items())
+        lines += [f"Left out, since their patient or a copy of the picture took part in fitting: {counts}.", ""]
     if about["trial"]:
         lines += ["**A trial on a few scans: not a result.**", ""]
     scans = [

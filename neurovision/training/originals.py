@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from neurovision.errors import DataError
 from neurovision.files import replacing
 from neurovision.scan.images import read_image
 from neurovision.scan.names import PICTURES
+from neurovision.training.identity import of_patient, of_picture, shipped
 
-FOLDS = 5
 FIGSHARE_TYPES = {1: "meningioma", 2: "glioma", 3: "pituitary"}
 
 
@@ -128,7 +127,9 @@ def _lgg(source: Path) -> Iterator[Original] | None:
 
 
 def _lgg_items(root: Path) -> Iterator[Original]:
-    for number, patient in enumerate(sorted(p for p in root.iterdir() if p.is_dir())):
+    known = shipped()
+    for patient in sorted(p for p in root.iterdir() if p.is_dir()):
+        fold = known.assign(of_patient(patient.name))
         for mask_file in sorted(patient.glob("*_mask.tif")):
             image_file = mask_file.with_name(mask_file.name.replace("_mask", ""))
             if not image_file.is_file():
@@ -137,7 +138,7 @@ def _lgg_items(root: Path) -> Iterator[Original]:
                 pixels = np.asarray(picture.convert("RGB"))
                 mask = np.asarray(mask_picture.convert("L")) > 127
             label = "glioma" if mask.any() else "none"
-            yield Original(image_file.stem, pixels, mask, label, number % FOLDS + 1, patient.name)
+            yield Original(image_file.stem, pixels, mask, label, fold, patient.name)
 
 
 def _navoneel(source: Path) -> Iterator[Original] | None:
@@ -151,13 +152,12 @@ def _healthy(source: Path) -> Iterator[Original] | None:
 
 
 def _folder_items(folders: dict[str, Path]) -> Iterator[Original]:
-    """Pictures labeled by their folder; copies, also rescaled ones, share a fold by their difference hash."""
+    """Pictures labeled by their folder; copies, also rescaled ones, share a fold."""
+    known = shipped()
     for key, folder in folders.items():
         label = key.rstrip("0123456789")
         for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
             gray = read_image(file.read_bytes(), file.name).gray()
-            small = np.asarray(Image.fromarray((gray * 255).astype(np.uint8)).resize((9, 8), Image.Resampling.BOX))
-            bits = np.packbits(small[:, 1:] > small[:, :-1]).tobytes()
-            fold = hashlib.sha256(bits).digest()[0] % FOLDS + 1
             name = "".join(c if c.isalnum() else "_" for c in file.stem)
-            yield Original(f"{key}_{name}", (gray * 255).round().astype(np.uint8), None, label, fold)
+            levels = (gray * 255).round().astype(np.uint8)
+            yield Original(f"{key}_{name}", levels, None, label, known.assign(of_picture(gray)))

@@ -42,6 +42,7 @@ from neurovision.scan.prepare import standardize
 from neurovision.segmenters import build
 from neurovision.training.dataset import Item, load_index, pack
 from neurovision.training.fit import FINAL, OUT_OF_FOLD, phantom_pack
+from neurovision.training.identity import patients_of
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ def stack(
     manifest = Manifest(
         folder=staging, size=size, members=networks.members, classifier=networks.classifier, vote=vote, verdict=verdict,
         training=training, out_of_distribution=outside,
+        patients=patients_of(load_index(data, first["sources"], training.fitted_folds)),
     )  # fmt: skip
     verdict = replace(verdict, mask_share=_mask_share(Voter.load(manifest), tumors))
     write(staging / FILE, replace(manifest, verdict=verdict).text())
