@@ -8,6 +8,7 @@ import numpy as np
 
 from neurovision.classes import FIRST_TUMOR, TUMORS
 from neurovision.ensemble.manifest import VerdictModel
+from neurovision.scan.montage import heads_of
 from neurovision.scan.prepare import Canvas
 
 FEATURES = ("log_area", "peak", "top_mean", "members_positive", "disagreement", "classifier")
@@ -115,6 +116,12 @@ def refusal(gray: np.ndarray, canvas: Canvas, classified: bool = False) -> str |
     # Four levels of 256: the end slices of a volume are dim, but hardly that dim. A classifier may look at two.
     if brightest - darkest < (0.006 if classified else 0.015):
         return "The picture has almost no contrast; there is nothing to read."
+    rows, columns = heads_of(gray)
+    if rows * columns > 1:
+        return (
+            f"The picture shows several heads ({rows} x {columns}); cut one of them out, or export the slices as a series, "
+            "and send that."
+        )
     p = gray - gray.mean()
     smoothness = float((p[:, 1:] * p[:, :-1]).mean() / max((p * p).mean(), 1e-9))
     if smoothness < 0.3:

@@ -78,18 +78,7 @@ def head_mask(gray: np.ndarray) -> np.ndarray | None:
         bool ``(H, W)``, or None where nothing larger than MIN_HEAD of the picture stands out.
     """
     height, width = gray.shape
-    scale = min(1.0, 256 / max(height, width))
-    small_size = (max(8, round(width * scale)), max(8, round(height * scale)))
-    small = cv2.resize(gray, small_size, interpolation=cv2.INTER_AREA)
-    levels = np.clip(small * (255 / max(float(np.percentile(small, 99.5)), 1e-6)), 0, 255).astype(np.uint8)
-    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
-    air = float(np.median(border))
-    if (border > 150).mean() > 0.4:
-        levels, air = _bright_border_to_air(levels), 0.0
-    smooth = cv2.GaussianBlur(levels, (5, 5), 0)
-    otsu, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)
-    # Far below Otsu, so that dark skull and scalp belong to the head, but above the air's own noise.
-    mask = (smooth > max(8, min(otsu, max(0.4 * otsu, 1.5 * air + 4)))).astype(np.uint8)
+    mask = foreground(gray)
     # Close and fill before opening: a thin bright scalp around a dark skull must not be opened away.
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -103,6 +92,27 @@ def head_mask(gray: np.ndarray) -> np.ndarray | None:
         return None
     filled = (labels == largest).astype(np.uint8)
     return cv2.resize(filled, (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def foreground(gray: np.ndarray) -> np.ndarray:
+    """What stands out from the air: uint8 0 or 1, the picture's longer side scaled down to at most 256 pixels.
+
+    Args:
+        gray: float32 ``(H, W)`` in [0, 1].
+    """
+    height, width = gray.shape
+    scale = min(1.0, 256 / max(height, width))
+    small_size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    small = cv2.resize(gray, small_size, interpolation=cv2.INTER_AREA)
+    levels = np.clip(small * (255 / max(float(np.percentile(small, 99.5)), 1e-6)), 0, 255).astype(np.uint8)
+    border = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]])
+    air = float(np.median(border))
+    if (border > 150).mean() > 0.4:
+        levels, air = _bright_border_to_air(levels), 0.0
+    smooth = cv2.GaussianBlur(levels, (5, 5), 0)
+    otsu, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)
+    # Far below Otsu, so that dark skull and scalp belong to the head, but above the air's own noise.
+    return np.asarray(smooth > max(8, min(otsu, max(0.4 * otsu, 1.5 * air + 4)))).astype(np.uint8)
 
 
 def _bright_border_to_air(levels: np.ndarray) -> np.ndarray:
