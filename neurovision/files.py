@@ -12,7 +12,7 @@ from pathlib import Path
 from neurovision.errors import OutputError
 
 PART = ".part-"  # begins the name of what is not finished; readers of folders pass over names that begin with a dot
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
         sync_folder(path.parent)
     except OSError as e:
-        if e.errno in _FULL:
+        if e.errno in FULL:
             raise OutputError(f"{path.name} cannot be written: the disk is full; make room and start again.") from e
         if e.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise OutputError(f"{path.name} cannot be written: its folder is read-only; name another one.") from e

@@ -65,6 +65,7 @@ def test_unknown_names_list_the_known() -> None:
         build("vgg16", encoder="nope")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parameters"), [("custom_cnn", 40_673), ("two_branch_resnet50", 25_855_873)])
 def test_published_size_is_the_default(name: str, parameters: int) -> None:
     """Counted by hand, layer by layer, from the source document."""

@@ -261,6 +261,7 @@ fit.train(recipe, Path({data!r}), (1, 2), 3, Path({out!r}), verbose=0)
 """
 
 
+@pytest.mark.slow
 @kills
 def test_training_goes_on_after_kill_9_in_the_middle_of_its_backup(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811

@@ -35,6 +35,7 @@ def test_the_corpus_is_large_and_always_the_same(corpus: list[hostile.Hostile]):
     assert all(h.data == again[h.reader, h.name] for h in corpus if (h.reader, h.name) in again and "gz" not in h.name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("reader", hostile.READERS)
 def test_every_file_is_read_or_refused_in_a_sentence(corpus: list[hostile.Hostile], reader: str, tmp_path: Path):
@@ -86,6 +87,7 @@ def test_any_bytes_are_refused(data: bytes):
         read_bytes(data, "x")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed (Linux only)")
 def test_a_short_fuzzing_run_finds_nothing():
     from tests.fuzz import fuzz

@@ -209,6 +209,7 @@ def test_a_login_closes_everything_but_health(monkeypatch: pytest.MonkeyPatch):
         assert client.get("/healthz").status_code == client.get("/readyz").status_code - 303 == 200
 
 
+@pytest.mark.slow
 def test_a_small_load_gets_only_right_answers(served: Page):
     found = load.run(served, standin(), clients=6, seconds=15, disturbed=True)
     assert found.counts["right"] >= 6 and found.faults == []

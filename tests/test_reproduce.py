@@ -111,6 +111,7 @@ def test_tally_and_its_auc_equal_those_of_scikit_learn() -> None:
     assert found[1] == pytest.approx(roc_auc_score(truth[rows].ravel(), probability[rows].ravel()), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_claims_run_are_kept_and_rendered(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cnn = replace(claim("e-custom-cnn"), small=Budget(32, {"width": 2}, epochs=1, tuning=1))
     unet = replace(claim("a-unet"), small=Budget(32, {"width": 2}, scans=4, tests=4, epochs=1))

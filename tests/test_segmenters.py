@@ -112,6 +112,7 @@ class TestContract:
         assert c.size % c.stride == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "millions"), [("unet", 31.1), ("r2attunet", 39.4), ("unetpp", None), ("dgnet", None)])
 def test_published_size_is_the_default(name, millions):
     """Parameters as counted by public implementations of the same layers, where there are any."""

@@ -58,6 +58,7 @@ def one_call(url: str) -> str:
     return str(client.predict(handle_file(str(examples_folder() / "glioma.png")), api_name="/predict")[1])
 
 
+@pytest.mark.slow
 def test_the_page_on_ray(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("ray.serve", reason="Ray Serve is not installed (extra 'ray')")
     from neurovision.serving.ray_serve import deploy

@@ -233,6 +233,7 @@ class TestTraining:
         phases = (Phase(32, epochs, 1e-3), Phase(48, 1, 1e-3), Phase(48, 1, 1e-3, refit=True))
         return Recipe("unet", {"width": 2}, phases, batch=4, epoch_scans=16, schedule="cosine", warmup=0.1, average=2)
 
+    @pytest.mark.slow
     def test_trains_resumes_and_stacks(self, folder, tmp_path, monkeypatch):
         """One tiny member through training, a killed run's resumption, the vote, and serving; then with a classifier."""
         from neurovision.ensemble.engine import KerasEngine, load_engine

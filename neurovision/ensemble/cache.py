@@ -15,6 +15,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from neurovision.files import FULL
+
 log = logging.getLogger(__name__)
 
 DIGESTS = "digests.json"
@@ -53,7 +55,7 @@ def kept(weights: Path, facts: Sequence[str], names: Sequence[str], make: Callab
             shutil.rmtree(place, ignore_errors=True)
             work.rename(place)
         except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            if e.errno in FULL:
                 continue  # no room here; the next place may have some
             if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise

@@ -23,7 +23,7 @@ from neurovision.files import replacing, sync_folder
 from neurovision.machine import peak_mb
 from neurovision.scan.names import free_stem, stem_of
 from neurovision.serving.batch_sources import Unit
-from neurovision.serving.pacs import FULL, Pacs, Server
+from neurovision.serving.pacs import NO_FAULT, Pacs, Server
 from neurovision.views.files import write_mask
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ class Worker:
             if self.job.root and not Path(self.job.root).is_dir():
                 raise BatchError("The scans' folder has gone away; bring it back and run the same command again.") from error
             return self._unread(unit, number, self._sentence(error, unit))
-        if isinstance(error, NeurovisionError) or (isinstance(error, OSError) and error.errno in FULL):
+        if isinstance(error, NeurovisionError) or (isinstance(error, OSError) and error.errno in NO_FAULT):
             raise error
         if isinstance(error, MemoryError):
             return self._unread(unit, number, "it needs more memory than this machine has free")

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from neurovision.errors import ArchiveAway, NeurovisionError, OutputError, PacsError, ScanError, UnsupportedScan
+from neurovision.files import FULL
 
 if TYPE_CHECKING:
     from neurovision.ensemble.pipeline import Analyzer
@@ -40,7 +41,7 @@ MAX_SERIES_BYTES = 2_000_000_000
 PAGE, LARGEST_PAGE = 100, 1_000_000  # entries asked for at once
 ATTEMPTS = 6  # of one call
 TRIES = 3  # of one series by a watch
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of a series
+NO_FAULT = (*FULL, errno.EROFS)  # of a series: the disk is full, or read-only
 LONGEST_WAIT = 60.0  # seconds between two attempts
 TIMEOUT = (10.0, 120.0)  # seconds to connect, and to wait for bytes
 
@@ -533,7 +534,7 @@ def analyze_series(
         ledger.count(series.uid, -1)
         raise
     except Exception as e:
-        if isinstance(e, OSError) and e.errno in FULL:
+        if isinstance(e, OSError) and e.errno in NO_FAULT:
             ledger.count(series.uid, -1)
             raise OutputError(f"The folder of unfinished work cannot be written ({e.strerror}); make room there.") from e
         reason = str(e) if isinstance(e, NeurovisionError) else f"the program failed on it ({type(e).__name__})"
