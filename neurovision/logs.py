@@ -12,8 +12,10 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -66,6 +68,25 @@ def where(kind: type[BaseException], trace: TracebackType | None) -> str:
     return f"{kind.__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
 
 
+class Sparing(logging.Filter):
+    """Of warnings and errors one a minute passes for each line of code: what many requests cause fills no disk."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, int, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        if record.levelno < logging.WARNING:
+            return True
+        key, now = (record.pathname, record.lineno, record.levelno), self._clock()
+        if now - self._said.get(key, -60.0) < 60:
+            return False
+        self._said[key] = now
+        return True
+
+
 class Quiet(io.TextIOBase):
     """Stands in for standard error, where libraries print what they met, file names and values included.
 
@@ -84,6 +105,7 @@ def to_stderr(level: int = logging.WARNING) -> None:
     """Send this project's records of ``level`` and everyone's warnings to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(Sparing())
     root = logging.getLogger()
     root.handlers, root.level = [handler], logging.WARNING
     logging.getLogger("neurovision").setLevel(level)

@@ -32,7 +32,8 @@ from neurovision.ensemble.pipeline import Analyzer
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.read import read_bytes
 
-OFF = {"NEUROVISION_UPLOADS_PER_MINUTE": "0", "NEUROVISION_CALLS_PER_MINUTE": "0"}  # all clients have one address here
+LIMITS = ("UPLOADS_PER_MINUTE", "CALLS_PER_MINUTE", "PLACES", "CONNECTIONS", "PAGES")
+OFF = {f"NEUROVISION_{limit}": "0" for limit in LIMITS}  # all clients have one address here
 ORDERLY = ("queue is full", "too many", "a minute are taken")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -246,3 +248,58 @@ def test_nothing_is_looked_up_while_the_models_load(tmp_path: Path):
         assert served.request("GET", "/gradio_api/file=http://example.org/")[0] == 404
     assert "example" not in asked.read_text() and "192.0.2.7" not in asked.read_text()
     assert not [p for p in (tmp_path / "tmp").rglob("*") if p.is_file()]
+
+
+# --- starving others -------------------------------------------------------------------------------------------------
+
+_FEW = {"NEUROVISION_CONNECTIONS": "12", "NEUROVISION_PLACES": "3", "NEUROVISION_PAGES": "4"}
+_HASTY = """
+import threading
+import neurovision.views.ui.guard as guard, neurovision.views.ui.wire as wire, neurovision.views.ui.page as pages
+guard.IDLE_SECONDS = wire.HEAD_SECONDS = 2.0
+original = pages.serve
+pages.serve = lambda port, load: original(port=port, load=lambda: threading.Event().wait())
+"""
+
+
+def hung_up(wire: socket.socket) -> bool:
+    """Wait for the server to end a connection without a word."""
+    try:
+        return wire.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_one_address_starves_no_other(tmp_path: Path):
+    def other() -> int:
+        """The page's status for a visitor at another address."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, 60, ("127.0.0.2", 0))) as wire:
+            wire.request("GET", "/")
+            return wire.getresponse().status
+
+    with page(tmp_path / "tmp", _HASTY, wait="/healthz", **_FEW) as served, contextlib.ExitStack() as stack:
+
+        def opened(words: bytes) -> socket.socket:
+            wire = stack.enter_context(socket.create_connection(("127.0.0.1", served.port), 60))
+            wire.sendall(words)
+            return wire
+
+        head = b"HTTP/1.1\r\nHost: localhost\r\n"
+        # Places in the queue: the models never come, so that every action waits.
+        body = json.dumps({"data": [given(str(FOLDER / "glioma.png"))]}).encode()
+        call = [served.request("POST", "/gradio_api/call/predict", body, Content_Type="application/json") for _ in range(6)]
+        assert [status for status, _, _ in call] == [200] * 3 + [429] * 3 and b"wait already" in call[-1][2]
+        # Open pages.
+        beats = [opened(b"GET /gradio_api/heartbeat/a%d " % k + head + b"\r\n").recv(12) for k in range(6)]
+        assert beats == [b"HTTP/1.1 200"] * 4 + [b"HTTP/1.1 429"] * 2
+        # Connections that say nothing, or a head or body that never ends.
+        idle = [opened(b"") for _ in range(40)]
+        assert other() == 200
+        assert all(hung_up(wire) for wire in [*idle, opened(b"GET / " + head)])
+        slow = opened(b"POST /gradio_api/upload " + head + b"Content-Length: 1000\r\nContent-Type: text/plain\r\n\r\nx")
+        assert slow.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 408")
+        slow = opened(b"POST /gradio_api/reset " + head + b"Content-Length: 1000\r\n\r\n{")
+        assert slow.recv(12) == b"HTTP/1.1 408"
+        broken = opened(b"GET /\x00 HTTP/9\r\n\r\n").recv(4096).lower()
+        assert broken.startswith(b"http/1.1 400") and b"x-content-type-options: nosniff" in broken
+        assert other() == 200 and "Traceback" not in served.log.read_text()

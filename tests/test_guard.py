@@ -15,7 +15,7 @@ from standin import standin
 
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
 from neurovision.ensemble.drift import FIGURES, LEAST, Tally, figures, load_reference, stability
-from neurovision.logs import JsonLines, Quiet, event, printable, request_id
+from neurovision.logs import JsonLines, Quiet, Sparing, event, printable, request_id
 from neurovision.scan.phantom import phantom
 from neurovision.views.ui import guard
 from neurovision.views.ui.entry import Names, is_foreign, route_of
@@ -134,6 +134,53 @@ def test_a_request_is_cut_at_its_size(tmp_path: Path):
     assert status == 413 and "may have 3 MB" in said["detail"]
     assert client.ask("POST", UPLOAD, b"x" * (2 << 20), parts=8)[2] == 2 << 20
     assert client.ask("POST", CALL, b"x" * (2 << 20), parts=8)[0] == 413
+
+
+def test_a_disk_that_fills_up_ends_an_upload_that_told_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    free = iter([guard.SPARE_DISK * 2, guard.SPARE_DISK + 9, guard.SPARE_DISK - 1])
+    monkeypatch.setattr(guard.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": next(free)}))
+    status, headers, said = Client(tmp_path).ask("POST", UPLOAD, b"x" * (16 << 20), parts=4)
+    assert status == 507 and "no room" in said["detail"] and headers["connection"] == "close"
+
+
+def test_one_address_has_so_many_places_pages_and_requests(tmp_path: Path):
+    client = Client(tmp_path, places=2, pages=1, connections=3)
+    client.guard.queued = lambda address: 2 if address == "10.0.0.1" else 1
+    assert client.ask("POST", CALL)[0] == 429 and client.ask("POST", CALL, address="10.0.0.2")[0] == 200
+    assert client.ask("GET", "/gradio_api/heartbeat/a")[0] == 200
+    client.guard._open["pages", "10.0.0.1"] = 1
+    assert client.ask("GET", "/gradio_api/heartbeat/b")[0] == 429
+    assert client.ask("GET", "/gradio_api/heartbeat/b", address="10.0.0.2")[0] == 200
+    client.guard._open["any", "10.0.0.1"] = 3
+    assert client.ask("GET", "/")[0] == 429 and client.ask("GET", "/healthz")[0] == 200
+    assert set(client.guard._open) == {("pages", "10.0.0.1"), ("any", "10.0.0.1")} and not client.guard.sessions
+
+
+def test_a_session_whose_page_is_open_outlives_the_others():
+    import gradio as gr
+
+    from neurovision.views.ui.gradio_gaps import Sessions
+
+    sessions = Sessions()
+    with gr.Blocks() as blocks:
+        gr.State()
+    blocks.state_session_capacity = 3
+    sessions.set_blocks(blocks)
+    sessions.open["reader"] = 1
+    for session in ("reader", *(f"call-{k}" for k in range(5))):
+        assert sessions[session] is not None
+    assert list(sessions.session_data) == ["reader", "call-3", "call-4"]
+    assert set(sessions.time_last_used) == set(sessions.session_data)
+
+
+def test_many_alike_warnings_are_one_line_a_minute():
+    now = [0.0]
+    sparing, logger = Sparing(lambda: now[0]), logging.getLogger("neurovision.t")
+    warning, other = (logger.makeRecord("t", 30, "f.py", line, "w", (), None) for line in (1, 2))
+    told = logger.makeRecord("t", 20, "f.py", 1, "i", (), None)
+    assert [sparing.filter(r) for r in (warning, warning, other, told, told)] == [True, False, True, True, True]
+    now[0] = 61
+    assert sparing.filter(warning)
 
 
 def test_a_full_disk_is_told_before_the_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,22 +6,24 @@ its visitor's allowance, and never logged.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from neurovision.logs import event, request_id
 from neurovision.views.ui.entry import ELSEWHERE, OPEN, Names, is_foreign, route_of
-from neurovision.views.ui.rates import Rates
+from neurovision.views.ui.rates import Rates, key_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +36,9 @@ POLICY = (
     " style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 SPARE_DISK = 64_000_000  # bytes that an upload must leave free
+NO_ROOM = "The server has no room for this upload now; try again in some minutes."
+IDLE_SECONDS = 30.0  # between two pieces of a request's body
+BODY_SECONDS, BODY_RATE = 60.0, 50_000  # a body may take so long, and a second more for so many bytes
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class Limits:
         upload_bytes: Of one upload request, all its files together (NEUROVISION_UPLOAD_MB).
         call_bytes: Of any other request.
         wrong: Attempts to sign in before the lockout (NEUROVISION_LOGIN_ATTEMPTS); the right password starts anew.
+        places: Actions of one address that may wait or run at a time (NEUROVISION_PLACES).
+        connections: Requests, open streams included, and connections of one address at a time (NEUROVISION_CONNECTIONS).
+        pages: Pages that one address may have open (NEUROVISION_PAGES).
         lockout: Seconds from the first of them until it ends (NEUROVISION_LOGIN_LOCKOUT).
         frame_ancestors: Sites that may show the page in a frame, as in a Content-Security-Policy
             (NEUROVISION_FRAME_ANCESTORS); none, but for a Space, which huggingface.co shows in a frame.
@@ -57,6 +65,9 @@ class Limits:
     call_bytes: int = 8 * 1024**2
     wrong: int = 5
     lockout: int = 900
+    places: int = 16
+    connections: int = 96
+    pages: int = 24
     frame_ancestors: str = "'none'"
 
     @classmethod
@@ -71,6 +82,9 @@ class Limits:
             cls.call_bytes,
             _number("NEUROVISION_LOGIN_ATTEMPTS", cls.wrong),
             _number("NEUROVISION_LOGIN_LOCKOUT", cls.lockout),
+            _number("NEUROVISION_PLACES", cls.places),
+            _number("NEUROVISION_CONNECTIONS", cls.connections),
+            _number("NEUROVISION_PAGES", cls.pages),
             " ".join(told.split()) or framed,
         )
 
@@ -114,8 +128,50 @@ def login() -> Callable[[str, str], bool] | None:
     return check
 
 
-class _TooLarge(Exception):
-    """More bytes came than the request may have."""
+class _Cut(Exception):
+    """A request is given up while its body is read; the arguments are those of ``_say``."""
+
+
+class _Body:
+    """A request's body as it is read: its size, its pace, and for an upload the room that is left.
+
+    Args:
+        receive: The server's.
+        most: Bytes; 0 for any number.
+        folder: Of an upload, else None.
+    """
+
+    def __init__(self, receive: Receive, most: int, folder: Path | None) -> None:
+        self._receive, self._most, self._folder = receive, most, folder
+        self._came, self._looked, self._start, self._reading = 0, 0, monotonic(), True
+
+    async def __call__(self) -> Message:
+        """The next piece.
+
+        Raises:
+            _Cut: The body is too large or too slow, or the disk is full.
+        """
+        if not self._reading:  # what comes now is that the visitor leaves, whenever that may be
+            return await self._receive()
+        late = _Cut(408, "The request came too slowly; send it again over a better connection.")
+        try:
+            message = await asyncio.wait_for(self._receive(), IDLE_SECONDS)
+        except TimeoutError:
+            raise late from None
+        self._came += len(message.get("body", b""))
+        self._reading = bool(message.get("more_body"))
+        if self._most and self._came > self._most:
+            raise _Cut(413, f"A request may have {self._most >> 20} MB; this has more, send less at once.")
+        if self._reading and monotonic() - self._start > BODY_SECONDS + self._came / BODY_RATE:
+            raise late
+        if self._folder is not None and self._came - self._looked > SPARE_DISK // 16:
+            self._looked = self._came
+            if shutil.disk_usage(self._folder).free < SPARE_DISK:
+                raise _Cut(507, NO_ROOM, 60)
+        return message
+
+
+_COUNTED = {"places": ("join", "call"), "pages": ("heartbeat",)}
 
 
 class Guard:
@@ -127,6 +183,8 @@ class Guard:
         limits: See :class:`Limits`.
         observe: Called with ``(route, status, seconds)`` after every request; the route is a name of ``entry.ROUTES``.
         names: The hosts that the page answers to; the environment's by default.
+        queued: Tells how many actions of an address wait or run.
+        sessions: Told which sessions have a page open.
         signed_in: Tells whether a visitor's cookies, by name, are of one who signed in; None where there is no login.
     """
 
@@ -138,7 +196,12 @@ class Guard:
         observe: Callable[[str, int, float], None] = lambda route, status, seconds: None,
         names: Names | None = None,
         signed_in: Callable[[dict[str, str]], bool] | None = None,
+        queued: Callable[[str], int] = lambda address: 0,
+        sessions: Counter[str] | None = None,
     ) -> None:
+        self.sessions: Counter[str] = Counter() if sessions is None else sessions
+        self._open: Counter[tuple[str, str]] = Counter()  # requests that are being answered, by kind and address
+        self.queued = queued
         self.app, self.folder, self.limits, self.observe = app, folder, limits, observe
         self.names, self.signed_in = names or Names.from_environment(), signed_in
         self.rates = Rates(limits.uploads, limits.calls, limits.wrong, limits.lockout)
@@ -175,26 +238,33 @@ class Guard:
             await send(message)
 
         most = self.limits.upload_bytes if route == "upload" else self.limits.call_bytes
-        came = 0
-
-        async def counted() -> Message:
-            nonlocal came
-            message = await receive()
-            came += len(message.get("body", b""))
-            if most and came > most:
-                raise _TooLarge
-            return message
-
+        body = _Body(receive, most, self.folder if route == "upload" else None)
+        key, kinds = key_of(address), ["any"] + [k for k, routes in _COUNTED.items() if route in routes]
+        for kind in kinds:
+            self._open[kind, key] += 1
         try:
             refused = self._refusal(route, address, scope, most)
-            if refused is None:
-                await self.app(self._passed(route, scope), counted, answer)
+            if refused is None and route == "heartbeat":
+                session = str(scope["path"]).rpartition("/")[2]
+                self.sessions[session] += 1
+                try:
+                    await self.app(self._passed(route, scope), body, answer)
+                finally:
+                    self.sessions[session] -= 1
+                    if not self.sessions[session]:
+                        del self.sessions[session]
+            elif refused is None:
+                await self.app(self._passed(route, scope), body, answer)
             else:
                 await _say(answer, *refused)
-        except _TooLarge:
+        except _Cut as e:
             if status == 0:
-                await _say(answer, 413, f"A request may have {most >> 20} MB; this has more, send less at once.")
+                await _say(answer, *e.args)
         finally:
+            for kind in kinds:
+                self._open[kind, key] -= 1
+                if not self._open[kind, key]:
+                    del self._open[kind, key]
             if route == "login" and status == 200:
                 self.rates.signed_in(address)
             seconds, named = perf_counter() - start, route or ELSEWHERE
@@ -243,6 +313,11 @@ class Guard:
             return 404, "There is nothing at this address.", 0
         if is_foreign(route, scope["headers"], asked):
             return 403, "Another site may not use this page.", 0
+        key, limits = key_of(address), self.limits
+        if limits.connections and route != "health" and self._open["any", key] > limits.connections:
+            return 429, f"{limits.connections} requests are open from this address; close some pages.", 5
+        if limits.pages and self._open["pages", key] > limits.pages:
+            return 429, f"{limits.pages} pages are open from this address; close some.", 5
         if route == "login":
             if wait := self.rates.attempt(address):
                 return 429, f"Too many wrong passwords; try again in {_words(wait)}.", wait
@@ -256,9 +331,12 @@ class Guard:
             if wait := self.rates.upload(address):
                 return 429, f"{self.limits.uploads} uploads a minute are taken; try again in {_words(wait)}.", wait
             if shutil.disk_usage(self.folder).free < length + SPARE_DISK:
-                return 507, "The server has no room for this upload now; try again in some minutes.", 60
-        elif route in ("join", "call") and (wait := self.rates.call(address)):
-            return 429, f"{self.limits.calls} actions a minute are taken; try again in {_words(wait)}.", wait
+                return 507, NO_ROOM, 60
+        elif route in _COUNTED["places"]:
+            if wait := self.rates.call(address):
+                return 429, f"{self.limits.calls} actions a minute are taken; try again in {_words(wait)}.", wait
+            if limits.places and self.queued(address) + self._open["places", key] > limits.places:
+                return 429, f"{limits.places} actions of this address wait already; try again when one is done.", 5
         return None
 
 
@@ -284,6 +362,8 @@ def _words(seconds: float) -> str:
 
 async def _say(send: Send, status: int, sentence: str, wait: float = 0) -> None:
     headers = [(b"content-type", b"application/json")]
+    if status in (408, 413, 507):  # the rest of the body is not waited for
+        headers.append((b"connection", b"close"))
     if wait:
         headers.append((b"retry-after", str(int(wait) + 1).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -19,11 +19,12 @@ from neurovision.ensemble.pipeline import Analyzer
 from neurovision.logs import Quiet, to_stderr
 from neurovision.views.examples import examples_folder
 from neurovision.views.ui import batch, compare, diagnose, explain, generate, look, models, parts, prompt, report, volume
-from neurovision.views.ui.gradio_gaps import close, signed_in
+from neurovision.views.ui.gradio_gaps import close, keep_open_sessions, queued, signed_in
 from neurovision.views.ui.guard import Guard, Limits, login
 from neurovision.views.ui.metrics import Metrics
 from neurovision.views.ui.room import MAX_UPLOAD, Room
 from neurovision.views.ui.sealed import seal
+from neurovision.views.ui.wire import wire
 
 SESSIONS = 128  # kept in memory, the least recently used let go: every call without a session opens one, with its own page
 TITLE = "Neurovision MRI Brain Abnormality Detector"
@@ -112,9 +113,9 @@ def application(room: Room, limits: Limits | None = None) -> Guard:
     def readyz() -> Any:
         return JSONResponse({"status": room.state}, 200 if room.state == "ready" else 503)
 
-    check = login()
+    check, page = login(), build(room)
     gr.mount_gradio_app(
-        app, build(room), path="/", footer_links=["api", "settings"], run_history=False, enable_monitoring=False,
+        app, page, path="/", footer_links=["api", "settings"], run_history=False, enable_monitoring=False,
         ssr_mode=False, pwa=False, show_error=False, mcp_server=False, max_file_size=MAX_UPLOAD, auth=check,
         root_path=os.environ.get("GRADIO_ROOT_PATH"), theme=look.theme(), css=look.CSS, head=look.HEAD,
     )  # fmt: skip
@@ -122,7 +123,7 @@ def application(room: Room, limits: Limits | None = None) -> Guard:
     # Around everything: what an error or a broken request is answered with gets the headers too.
     return Guard(
         app, room.folder, limits or Limits.from_environment(), metrics.observe if metrics else _unobserved,
-        signed_in=signed_in(app) if check else None,
+        signed_in=signed_in(app) if check else None, queued=queued(page), sessions=keep_open_sessions(app, page).open,
     )  # fmt: skip
 
 
@@ -159,8 +160,10 @@ def serve(
     print(f"{TITLE}\nOpen http://{host}:{port} in a browser; Ctrl+C stops it.", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn hands the signal on; exiting clears the folder
     sys.stderr = Quiet()
+    most = 0 if os.environ.get("FORWARDED_ALLOW_IPS") else app.limits.connections  # a proxy's are everyone's
     uvicorn.run(
-        app, host=host, port=port, log_config=None, proxy_headers=bool(os.environ.get("FORWARDED_ALLOW_IPS")),
+        app, http=wire(most, app.headers), host=host, port=port, log_config=None,
+        proxy_headers=bool(os.environ.get("FORWARDED_ALLOW_IPS")),
         log_level="warning", access_log=False, timeout_graceful_shutdown=3,
         loop="asyncio",  # other loops open connections in C, where nothing is sealed
     )  # fmt: skip

@@ -181,7 +181,9 @@ class Room:
                 continue
             changed, first = self._seen.get(path, (told.st_ctime_ns, now))
             seen[path] = (told.st_ctime_ns, first if changed == told.st_ctime_ns else now)
-            if not path.is_dir():
+            if stat.S_ISSOCK(told.st_mode):  # a library's, in use as long as the process lives
+                del seen[path]
+            elif not path.is_dir():
                 sizes[path] = told.st_size
         files, total = len(sizes), sum(sizes.values())
         for path in sorted(seen, key=lambda p: (p not in sizes, seen[p][1], -len(p.parts))):  # files first, old first
