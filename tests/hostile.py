@@ -163,6 +163,7 @@ def _images() -> Iterator[Hostile]:
         bmp = bytearray(encoded("BMP"))
         bmp[18:26] = struct.pack("<ii", width, height)
         yield Hostile("images", f"claims{width}x{height}.bmp", bytes(bmp))
+    yield from _containers()
     yield from _tiffs()
     yield Hostile("images", "frames.tif", encoded("TIFF", save_all=True, append_images=[Image.fromarray(_gray())] * 300))
     inverse = [Image.fromarray(255 - _gray())] * 9
@@ -172,6 +173,44 @@ def _images() -> Iterator[Hostile]:
     exif[0x0112] = 250
     yield Hostile("images", "turned.jpg", encoded("JPEG", exif=exif))
     yield Hostile("images", "exif.jpg", encoded("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08" + b"\xff" * 400))
+
+
+def _containers() -> Iterator[Hostile]:
+    """Second pictures, previews and rare photometric interpretations, whole and spoiled."""
+    import cv2
+    import tifffile
+
+    small = Image.fromarray(_gray()[::2, ::2])
+    phone = encoded("MPO", save_all=True, append_images=[small])
+    yield Hostile("images", "phone.jpg", phone)
+    for cut in (len(phone) - 100, len(phone) // 2, 200):
+        yield Hostile("images", f"phone-cut-{cut}.jpg", phone[:cut])
+    for k, (at, spoiled) in enumerate(_flips(phone, 21, 12, 260)):
+        yield Hostile("images", f"phone-flip-{k}-{at}.jpg", spoiled)
+    pages = io.BytesIO()
+    with tifffile.TiffWriter(pages) as writer:
+        writer.write(np.asarray(small), photometric="minisblack", subfiletype=1, metadata=None, datetime=False)
+        writer.write(_gray(), photometric="minisblack", metadata=None, datetime=False)
+    deep = _gray().astype(np.uint16) * 16
+    kinds: dict[str, tuple[np.ndarray, str]] = {
+        "white16": (65535 - deep, "miniswhite"), "white-float": (3 - deep.astype(np.float32), "miniswhite"),
+        "signed8": (_gray().astype(np.int16).astype(np.int8), "minisblack"), "rgb16": (np.dstack([deep] * 3), "rgb"),
+        "unsigned32": (deep.astype(np.uint32) * 60_000, "minisblack"),
+    }  # fmt: skip
+    made = {"preview": pages.getvalue()}
+    for what, (values, photometric) in kinds.items():
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, values, photometric=photometric, metadata=None, datetime=False)
+        made[what] = buffer.getvalue()
+    for number, (what, data) in enumerate(made.items()):
+        yield Hostile("images", f"{what}.tif", data)
+        for k, (at, spoiled) in enumerate(_flips(data, 30 + number, 8)):
+            yield Hostile("images", f"{what}-flip-{k}-{at}.tif", spoiled)
+    png = cv2.imencode(".png", np.dstack([deep] * 3))[1].tobytes()
+    for k, (at, spoiled) in enumerate([(0, png), *_flips(png, 41, 10)]):
+        yield Hostile("images", f"rgb16-{k}-{at}.png", spoiled)
+    gray = np.tile(_gray(), (2, 2))
+    yield Hostile("images", "montage.png", encoded("PNG", Image.fromarray(gray)))
 
 
 def _tiffs() -> Iterator[Hostile]:
@@ -303,6 +342,13 @@ def _dicom() -> Iterator[Hostile]:
     for color in ("PE", "ELF", "HTML"):  # the preamble may hold another file's beginning
         start = {"PE": b"MZ\x90\0", "ELF": b"\x7fELF", "HTML": b"<html><script>"}[color]
         yield Hostile("dicom", f"preamble-{color}.dcm", start.ljust(128, b"\0") + plain[128:])
+    body = plain[plain.index(b"\x08\x00\x08\x00") :]
+    for what, data in (("preamble", plain[132:]), ("meta", body)):
+        yield Hostile("dicom", f"without-{what}.dcm", data)
+        for k, (at, spoiled) in enumerate(_flips(data, 61, 10, 400)):
+            yield Hostile("dicom", f"without-{what}-flip-{k}-{at}.dcm", spoiled)
+    deflated = _meta("1.2.840.10008.1.2.1.99")[132:]
+    yield Hostile("dicom", "deflate-bomb-without-preamble.dcm", deflated + _zeros(700))
     with tempfile.TemporaryDirectory() as folder:
         frames = write_enhanced(Path(folder) / "m.dcm", stored(head()[0]), head()[0].affine).read_bytes()
     for cut in (400, 1200, len(frames) // 3, len(frames) - 10):
@@ -332,8 +378,32 @@ def nifti(**fields: object) -> bytes:
     return bytes(data)
 
 
+def _packed() -> Iterator[Hostile]:
+    """Other compressions, whole, cut, spoiled and as bombs."""
+    import bz2
+
+    import zstandard
+
+    plain = nifti()
+    bomb = nifti(dim=[3, 460, 460, 460, 1, 1, 1, 1])[:352] + b"\0" * 60_000_000
+    for end, pack in (("bz2", bz2.compress), ("zst", zstandard.ZstdCompressor().compress)):
+        data = pack(plain)
+        yield Hostile("nifti", f"whole.nii.{end}", data)
+        yield Hostile("nifti", f"twice.nii.{end}", pack(data))
+        yield Hostile("nifti", f"members.nii.{end}", b"".join(pack(plain[k : k + 9000]) for k in range(0, len(plain), 9000)))
+        yield Hostile("nifti", f"bomb.nii.{end}", pack(bomb))
+        for cut in (4, 12, 200, len(data) // 2, len(data) - 4):
+            yield Hostile("nifti", f"cut-{cut}.nii.{end}", data[:cut])
+        for k, (at, spoiled) in enumerate(_flips(data, 51, 10, 80)):
+            yield Hostile("nifti", f"flip-{k}-{at}.nii.{end}", spoiled)
+    window = bytearray(zstandard.ZstdCompressor().compress(plain))
+    window[4:6] = b"\x00\xff"  # a window of terabytes
+    yield Hostile("nifti", "window.nii.zst", bytes(window))
+
+
 def _nifti() -> Iterator[Hostile]:
     plain = nifti()
+    yield from _packed()
     zipped = gzip.compress(plain, mtime=0)
     for cut in (4, 40, 76, 108, 123, 148, 252, 280, 328, 344, 348, 352, 353, 500, len(plain) // 2, len(plain) - 1):
         yield Hostile("nifti", f"cut-{cut}.nii", plain[:cut])
@@ -353,7 +423,7 @@ def _nifti() -> Iterator[Hostile]:
         "vox_offset": [-1, 0, 3e38, np.nan, np.inf, 353.5], "scl_slope": [np.nan, np.inf, 0, 3e38],
         "scl_inter": [np.nan, -np.inf], "sform_code": [-7, 32767], "qform_code": [99], "xyzt_units": [255],
         "srow_x": [[np.nan] * 4, [0] * 4, [3e38] * 4], "srow_z": [[np.inf] * 4], "pixdim": [[0] * 8, [np.nan] * 8],
-        "sizeof_hdr": [0, 349, -1], "magic": [b"ni1", b"xxx"], "bitpix": [0, -8], "quatern_b": [np.nan, 50],
+        "sizeof_hdr": [0, 349, -1], "magic": [b"ni1", b"xxx"], "bitpix": [0, -8], "quatern_b": [np.nan, 50, 1.0000014],
     }  # fmt: skip
     for key, values in forged.items():
         for k, value in enumerate(values):

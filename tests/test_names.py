@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dicom_builder import head, stored, write_series
-from hostile import encoded, nifti
+from hostile import dicom, encoded, nifti
 from standin import standin
 from typer.testing import CliRunner
 
 from neurovision.cli import app
 from neurovision.ensemble.pipeline import Analyzer
+from neurovision.errors import UnsupportedScan
 from neurovision.files import write
 from neurovision.scan.names import MAX_STEM, free_stem, shown, stem_of, stems_of, told_apart
-from neurovision.scan.read import find_scans, list_scans, read, read_files
+from neurovision.scan.read import find_scans, list_scans, read, read_bytes, read_files
 
 
 @pytest.mark.parametrize(
@@ -108,3 +110,22 @@ def test_skipped_files_are_counted_and_named_on_request(tmp_path: Path, monkeypa
     assert done.exit_code == 3
     assert "skipped 1 file that" in done.output and ("letter.doc" in done.output) == named
     assert (tmp_path / "out" / "a.json").is_file()
+
+
+def test_dicom_is_told_by_its_first_element_too():
+    """Without preamble, without file meta header, in either byte order; or it is said to be DICOM."""
+    whole = dicom()
+    body = whole[whole.index(b"\x08\x00\x08\x00") :]
+    for data in (whole[132:], body):
+        assert np.array_equal(read_bytes(data, "IM1").pixels, read_bytes(whole, "IM1").pixels)
+    from pydicom.data import get_testdata_file
+
+    for name, said in (("ExplVR_BigEndNoMeta.dcm", "modality RTPLAN"), ("no_meta.dcm", "a DICOM data set that begins")):
+        with pytest.raises(UnsupportedScan, match=said):
+            read(get_testdata_file(name, download=False))
+
+
+@pytest.mark.parametrize(("head", "words"), [(b"GIF89a", "a GIF"), (b"%PDF-1.7", "a PDF"), (b"PK\3\4", "a ZIP")])
+def test_what_no_reader_takes_is_called_by_its_name(head: bytes, words: str):
+    with pytest.raises(UnsupportedScan, match=words):
+        read_bytes(head + bytes(300), "x.png")

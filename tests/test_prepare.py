@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
-from neurovision.scan.prepare import head_mask, label_grid, prepare, standardize
+from neurovision.scan.prepare import fullest_slice, head_mask, label_grid, prepare, standardize
 from neurovision.training.dataset import Item, load_item
 
 
@@ -92,6 +94,13 @@ def test_phantom_volume_has_geometry():
     assert study.spacing is not None and study.affine is not None
     assert np.allclose(np.linalg.norm(study.affine[:3, :3], axis=0), study.spacing)
     assert (truth > 1).any()
+
+
+def test_the_fullest_slice_is_not_the_middle_one_of_a_stack_that_ends_far_above_the_head():
+    study = phantom_volume("healthy", 1, 64, 9)[0]
+    longer = np.concatenate([study.pixels, np.zeros((12, *study.pixels.shape[1:]), np.float32)])
+    full = fullest_slice(replace(study, pixels=longer))
+    assert full < 9 and head_mask(longer[full, ..., 0]) is not None
 
 
 def test_scans_of_every_source_have_a_head(scans):

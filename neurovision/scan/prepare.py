@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from neurovision.classes import BACKGROUND, CLASSES, HEAD
+from neurovision.scan.study import Study
 
 MARGIN = 0.03  # of the head's longer side, left free around it
 MIN_HEAD = 0.04  # of the picture: a smaller bright object is taken for the whole picture instead
@@ -113,6 +114,12 @@ def foreground(gray: np.ndarray) -> np.ndarray:
     otsu, _ = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)
     # Far below Otsu, so that dark skull and scalp belong to the head, but above the air's own noise.
     return np.asarray(smooth > max(8, min(otsu, max(0.4 * otsu, 1.5 * air + 4)))).astype(np.uint8)
+
+
+def fullest_slice(study: Study) -> int:
+    """The slice that shows most of the head, where one is to be shown first: the middle of a stack may lie at its top."""
+    areas = [float(foreground(study.gray(k)).mean()) for k in range(study.n_slices)]
+    return int(np.argmax(areas))
 
 
 def _bright_border_to_air(levels: np.ndarray) -> np.ndarray:

@@ -34,6 +34,8 @@ def other_kind(head: bytes) -> str | None:
     """What a file is that no reader takes, a few words for its refusal; or None."""
     if nifti.is_analyze(head):
         return "a header of Analyze 7.5, which does not say how the head lies; convert it to NIfTI"
+    if any(without_preamble(head[k:]) for k in range(1, 9)):
+        return "a DICOM data set that begins with bytes which do not belong to it; export it again as a DICOM file"
     if nifti.is_packed(head):
         return "a compressed file that is cut off or holds no NIfTI; unpack it and send what is in it"
     return next((words for magic, words in _OTHERS.items() if head.startswith(magic) or head[4:].startswith(magic)), None)
