@@ -27,7 +27,7 @@ def bar(top=40, left=10, height=3, width=21, value=2) -> np.ndarray:
 
 
 def test_a_bar_in_pixels():
-    (region,) = find_regions(bar(), (50, 80), study())
+    (region,) = find_regions(bar(), study())
     assert region.type == "glioma" and region.area_px == 63 and region.area_mm2 is None
     assert region.bbox == (40, 10, 43, 31) and region.centroid == (41.0, 20.0)
     assert region.longest_diameter_px == pytest.approx(math.hypot(20, 2) + 1)
@@ -36,7 +36,7 @@ def test_a_bar_in_pixels():
 
 
 def test_a_bar_in_millimeters_with_oblong_pixels():
-    (region,) = find_regions(bar(), (50, 80), study(spacing=(5.0, 2.0, 0.5)))
+    (region,) = find_regions(bar(), study(spacing=(5.0, 2.0, 0.5)))
     assert region.area_mm2 == pytest.approx(63 * 2.0 * 0.5)
     assert region.longest_diameter_mm == pytest.approx(math.hypot(20 * 0.5, 2 * 2.0) + 1.0)
 
@@ -45,24 +45,24 @@ def test_type_is_the_commonest_class_and_specks_are_left_out():
     mask = bar(value=4)
     mask[40, 10:15] = 2
     mask[90, 90] = 3
-    (region,) = find_regions(mask, (50, 80), study())
+    (region,) = find_regions(mask, study())
     assert region.type == "pituitary" and region.area_px == 63
 
 
 def test_two_regions_largest_first():
     mask = bar() + bar(top=70, height=6, value=3)
-    assert [(r.type, r.area_px) for r in find_regions(mask, (50, 80), study())] == [("meningioma", 126), ("glioma", 63)]
+    assert [(r.type, r.area_px) for r in find_regions(mask, study())] == [("meningioma", 126), ("glioma", 63)]
 
 
 @pytest.mark.parametrize(("direction", "side"), [(1.0, "right"), (-1.0, "left")])
 def test_side_follows_the_patients_axes(direction, side):
     affine = np.array([[0, 0, direction, 0], [0, 1.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
-    (region,) = find_regions(bar(), (50, 80), study((3.0, 1.0, 1.0), affine))
+    (region,) = find_regions(bar(), study((3.0, 1.0, 1.0), affine))
     assert region.side == side  # columns grow to the patient's left (+x in LPS): a low column is on the right
 
 
 def test_midline():
-    (region,) = find_regions(bar(left=40), (50, 80), study())
+    (region,) = find_regions(bar(left=40), study())
     assert region.side == "midline"
 
 

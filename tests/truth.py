@@ -38,7 +38,7 @@ class TruthAnalyzer:
             types = {t: (0.8 if kind == n else 0.1) for n, t in enumerate(("glioma", "meningioma", "pituitary"), 2)}
             yield Findings(
                 verdict=Verdict.of(self.chances[k], 0.5, types),
-                regions=find_regions(mask, (mask.shape[1] / 2, mask.shape[1] * 0.7), study, k), **common,
+                regions=find_regions(mask, study, k), **common,
             )  # fmt: skip
 
     def analyze(self, study: Study, slice_index: int = 0) -> Findings:

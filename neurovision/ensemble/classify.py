@@ -98,7 +98,9 @@ class TrainedClassifier:
         for first in range(0, len(paths), BATCH):
             part = paths[first : first + BATCH]
             studies = [read(p) for p in part]
-            canvases = np.stack([standardize(prepare(s.gray(s.n_slices // 2), size).pixels) for s in studies])
+            canvases = np.stack(
+                [standardize(prepare(s.gray(s.n_slices // 2), size, s.pixel_spacing).pixels) for s in studies]
+            )
             values = self.probabilities(canvases)
             found += [Diagnosis(p.name, float(v), self.threshold) for p, v in zip(part, values, strict=True)]
         return found

@@ -171,7 +171,7 @@ class Analyzer:
         """Prepare a batch and run the networks on what is readable of it."""
         start = perf_counter()
         grays = [study.gray(i) for i in indices]
-        canvases = [prepare(g, self.manifest.size) for g in grays]
+        canvases = [prepare(g, self.manifest.size, study.pixel_spacing) for g in grays]
         classified = self._outside is not None
         reasons = [refusal(g, c, classified) for g, c in zip(grays, canvases, strict=True)]
         readable = [k for k, reason in enumerate(reasons) if reason is None]
@@ -232,7 +232,7 @@ class Analyzer:
         verdict, warnings = self._verdict(voted, types, differ)
         warnings += sequence_differs(study.source.sequence, voted.sequence)
         mask, marked_from = self._mask(voted.canvas, voted.vote, verdict)
-        regions = find_regions(mask, _head_columns(voted.canvas), study, voted.index)
+        regions = find_regions(mask, study, voted.index)
         marked = int((mask >= FIRST_TUMOR).sum())
         verdict = self._promised(study, voted, verdict, marked, marked_from)
         warnings += differ_warning(verdict, bool(regions), marked, smallest_region(mask.shape))
@@ -304,16 +304,6 @@ class Analyzer:
         masks = [self._mask(voted.canvas, p, verdict)[0] for p in voted.softmax]
         named = zip(self.manifest.members, self._titles, masks, strict=True)
         return tuple(_member(m.name, title, mask) for m, title, mask in named)
-
-
-def _head_columns(canvas: Canvas) -> tuple[float, float]:
-    """Middle and width of the head along the slice's columns, in pixels; of the whole canvas where no head stands out."""
-    _, left, side = canvas.box
-    columns = np.flatnonzero(canvas.head.any(0))
-    if not len(columns):
-        return left + side / 2, side
-    middle = left + (columns[0] + columns[-1] + 1) / 2 * side / canvas.size
-    return middle, (columns[-1] + 1 - columns[0]) * side / canvas.size
 
 
 def _maps(voted: _Voted) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from neurovision.classes import TUMORS
-from neurovision.ensemble.results import Region, Side
+from neurovision.ensemble.results import Region
 from neurovision.scan.study import Study
 
 MIN_REGION = 12  # pixels of a 256 x 256 slice; smaller specks stay in the mask but are not listed
@@ -19,15 +19,14 @@ def smallest_region(shape: tuple[int, ...]) -> float:
     return max(2.0, MIN_REGION * shape[0] * shape[1] / 256**2)
 
 
-def find_regions(mask: np.ndarray, head: tuple[float, float], study: Study, slice_index: int = 0) -> tuple[Region, ...]:
+def find_regions(mask: np.ndarray, study: Study, slice_index: int = 0) -> tuple[Region, ...]:
     """Measure the connected tumor regions of a label map.
 
     Pixels that touch, also at a corner, are one region; its type is the commonest class in it.
 
     Args:
         mask: uint8 ``(H, W)`` of class indices.
-        head: ``(middle, width)`` of the head along the columns, in pixels, for the side.
-        study: For spacing and the patient's axes.
+        study: For spacing, and for the side.
         slice_index: Which slice.
 
     Returns:
@@ -43,6 +42,7 @@ def find_regions(mask: np.ndarray, head: tuple[float, float], study: Study, slic
         if area < smallest:
             continue
         window = labels[top : top + height, left : left + width] == k
+        rows, columns = np.nonzero(window)
         classes = np.bincount(mask[top : top + height, left : left + width][window], minlength=len(TUMORS) + 2)
         kind = max(TUMORS, key=lambda c: classes[c.index])
         outline = _outline(window) + np.array([top, left])
@@ -59,7 +59,7 @@ def find_regions(mask: np.ndarray, head: tuple[float, float], study: Study, slic
                 longest_diameter_mm=longest_mm,
                 perpendicular_diameter_px=across_px,
                 perpendicular_diameter_mm=across_mm,
-                side=_side(float(centroids[k][1]), float(centroids[k][0]), (left, left + width), head, study, slice_index),
+                side=study.left_right.side(slice_index, rows + top, columns + left),
             )
         )
     return tuple(sorted(regions, key=lambda r: -r.area_px))
@@ -83,18 +83,3 @@ def _diameters(points: np.ndarray, spacing: tuple[float, float]) -> tuple[float,
         return pixel, pixel
     across = scaled @ np.array([-direction[1], direction[0]]) / length
     return length + pixel, float(np.ptp(across)) + pixel
-
-
-def _side(
-    row: float, column: float, extent: tuple[int, int], head: tuple[float, float], study: Study, slice_index: int
-) -> Side:
-    """Which side of the head; from the patient's axes where the file gives them, else from the picture."""
-    middle, width = head
-    if abs(column - middle) < 0.04 * width or (extent[0] < middle < extent[1] and abs(column - middle) < 0.1 * width):
-        return "midline"
-    if study.affine is not None:
-        step = study.affine[:3, 2]  # LPS direction of one column
-        if abs(step[0]) > 0.7 * np.linalg.norm(step):
-            toward_left = (column - middle) * step[0] > 0
-            return "left" if toward_left else "right"
-    return "image left" if column < middle else "image right"

@@ -22,12 +22,12 @@ import numpy as np
 from neurovision.classes import FIRST_TUMOR, TUMORS
 from neurovision.ensemble.calibration import is_borderline
 from neurovision.ensemble.manifest import BorderlineRule
+from neurovision.scan.laterality import Side
 from neurovision.scan.paint import paint
 from neurovision.scan.study import Source, Study
 
 State = Literal["tumor", "borderline", "no tumor"]
 Status = Literal["ok", "rejected", "unread"]
-Side = Literal["left", "right", "midline", "image left", "image right"]
 Row = dict[str, str | int | float | None]
 
 

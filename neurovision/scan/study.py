@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neurovision.errors import UnsupportedScan
 from neurovision.scan.grid import Grid
 from neurovision.scan.headers import Headers
+
+if TYPE_CHECKING:
+    from neurovision.scan.laterality import LeftRight
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,18 @@ class Study:
             raise UnsupportedScan("An affine is a finite 4 x 4 matrix.")
         if self.headers is not None and len(self.headers.images) != len(p):
             raise UnsupportedScan("A study's headers name an image for every slice.")
+
+    @cached_property
+    def left_right(self) -> LeftRight:
+        """On which side of the patient a region lies."""
+        from neurovision.scan.laterality import LeftRight
+
+        return LeftRight(self)
+
+    @property
+    def pixel_spacing(self) -> tuple[float, float] | None:
+        """Millimeters between ``(rows, columns)``, or None."""
+        return None if self.spacing is None else self.spacing[1:]
 
     @property
     def n_slices(self) -> int:

@@ -33,7 +33,7 @@ def heat_of(room: Room, case: Case, network: str, layer: str, kind: str) -> np.n
     Raises:
         NeurovisionError: The network's weights, the layer or the class are not there.
     """
-    canvas = prepare(case.findings.picture, room.analyzer().manifest.size)
+    canvas = prepare(case.findings.picture, room.analyzer().manifest.size, case.findings.spacing)
     chosen = None if layer == COARSEST else layer
     grid = gradcam(room.member(network), standardize(canvas.pixels), BY_KEY[kind].index, chosen)
     return np.clip(canvas.restore(grid), 0, 1)
