@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from neurovision.aids.sampling import Generator, Plan, load, network, rates, split
 from neurovision.ensemble.weights import DEFAULT
 from neurovision.errors import DataError, ModelError, WeightsMissing, WeightsTampered
 from neurovision.evaluation.diffusion import grid, nearest, render
 from neurovision.scan.phantom import phantom
 from neurovision.training import diffusion
-from neurovision.training.diffusion import Generator, Plan, export, load, network, noised, rates, split, train
+from neurovision.training.diffusion import export, noised, train
 from neurovision.training.kid import Features, kernel_distance
 
 PLAN = Plan(size=36, widths=(8, 8, 16), depths=(1, 1, 1), batch=8, epochs=2)

@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
+from neurovision.aids import gradcam
 from neurovision.errors import ModelError
 from neurovision.evaluation import explain
 from neurovision.scan.phantom import phantom
@@ -56,17 +57,17 @@ def test_a_classifiers_heat_by_hand(nested: bool) -> None:
     c = canvas()
     expected = (1 + 2 * c) / (1 + 2 * c).max()
     layer = "encoder/maps" if nested else "maps"
-    assert explain.gradcam_layers(model) == (layer,)
-    assert explain.gradcam(model, c, 1) == pytest.approx(expected, abs=1e-5)
-    assert explain.gradcam(model, c, 1, layer) == pytest.approx(expected, abs=1e-5)
-    assert not explain.gradcam(model, c, 0).any()  # both maps speak against class 0
+    assert gradcam.gradcam_layers(model) == (layer,)
+    assert gradcam.gradcam(model, c, 1) == pytest.approx(expected, abs=1e-5)
+    assert gradcam.gradcam(model, c, 1, layer) == pytest.approx(expected, abs=1e-5)
+    assert not gradcam.gradcam(model, c, 0).any()  # both maps speak against class 0
 
 
 def test_a_certain_answer_still_has_heat() -> None:
     """The gradient is that of the score: the one of a saturated softmax would be 0."""
     model = classifier([[-1e3, 1e3], [0.0, 0.0]], "softmax")
     assert model.predict_on_batch(canvas()[None, ..., None])[0, 1] == 1.0
-    assert explain.gradcam(model, canvas(), 1).max() == pytest.approx(1)
+    assert gradcam.gradcam(model, canvas(), 1).max() == pytest.approx(1)
 
 
 def test_a_single_sigmoid_has_two_sides() -> None:
@@ -74,7 +75,7 @@ def test_a_single_sigmoid_has_two_sides() -> None:
     c = canvas()
     for sign, index in ((1, 1), (-1, 0)):
         raw = np.maximum(sign * (2 * c - 1), 0)
-        assert explain.gradcam(model, c, index) == pytest.approx(raw / raw.max(), abs=1e-5)
+        assert gradcam.gradcam(model, c, index) == pytest.approx(raw / raw.max(), abs=1e-5)
 
 
 def test_a_segmenter_is_asked_where_it_sees_the_class() -> None:
@@ -86,9 +87,9 @@ def test_a_segmenter_is_asked_where_it_sees_the_class() -> None:
     x = layers.Softmax(name="head_softmax")(head(maps(inputs)))
     head.set_weights([np.array([[[[0.0, 2.0], [0.5, 0.0]]]], np.float32), np.array([0.4, 0.0], np.float32)])
     model = keras.Model(inputs, x, name="tiny")
-    assert np.array_equal(explain.gradcam(model, c, 1), c)
-    assert np.array_equal(explain.gradcam(model, c, 0), 1 - c)
-    assert np.array_equal(explain.gradcam(model, np.full((SIDE, SIDE), 0.1, np.float32), 1), np.ones((SIDE, SIDE)))
+    assert np.array_equal(gradcam.gradcam(model, c, 1), c)
+    assert np.array_equal(gradcam.gradcam(model, c, 0), 1 - c)
+    assert np.array_equal(gradcam.gradcam(model, np.full((SIDE, SIDE), 0.1, np.float32), 1), np.ones((SIDE, SIDE)))
 
 
 @pytest.mark.parametrize(
@@ -102,11 +103,11 @@ def test_a_segmenter_is_asked_where_it_sees_the_class() -> None:
 def test_real_architectures(name: str, config: dict[str, Any], expected: str) -> None:
     keras.utils.set_random_seed(0)
     model = build(name, (64, 64, 1), **config)
-    listed = explain.gradcam_layers(model)
+    listed = gradcam.gradcam_layers(model)
     assert expected in listed and not any(n.startswith("head") for n in listed)
     picture = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
     for layer in (None, listed[0], expected, listed[-1]):
-        heat = explain.gradcam(model, picture, 2, layer)
+        heat = gradcam.gradcam(model, picture, 2, layer)
         assert heat.shape == (64, 64) and heat.dtype == np.float32
         assert heat.min() >= 0 and heat.max() == pytest.approx(1, abs=1e-6)
 
@@ -114,11 +115,11 @@ def test_real_architectures(name: str, config: dict[str, Any], expected: str) ->
 def test_refusals_name_what_is_right() -> None:
     model = classifier([[-1.0, 3.0], [-1.0, 1.0]], "softmax")
     with pytest.raises(ModelError, match="choose one of maps"):
-        explain.gradcam(model, canvas(), 1, "head")
+        gradcam.gradcam(model, canvas(), 1, "head")
     with pytest.raises(ModelError, match="8 x 8"):
-        explain.gradcam(model, canvas()[:4], 1)
+        gradcam.gradcam(model, canvas()[:4], 1)
     with pytest.raises(ModelError, match="0 to 1; received 2"):
-        explain.gradcam(model, canvas(), 2)
+        gradcam.gradcam(model, canvas(), 2)
 
 
 def test_pointing_by_hand() -> None:

@@ -14,6 +14,7 @@ ROOMS = (
     ("segmenters",),
     ("classifiers",),
     ("ensemble",),
+    ("aids",),
     ("training",),
     ("evaluation",),
     ("views",),

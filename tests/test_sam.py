@@ -17,8 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
-from neurovision.ensemble import prompted
-from neurovision.ensemble.prompted import Hint, Prompter, cached, load_prompter, read_box, read_hints
+from neurovision.aids import prompted
+from neurovision.aids.prompted import Hint, Prompter, cached, load_prompter, read_box, read_hints
 from neurovision.errors import DataError, ModelError, WeightsMissing, WeightsTampered
 from neurovision.scan.phantom import phantom
 from neurovision.training.accepted import ACCEPTED, Acceptance, accept, accepted_items

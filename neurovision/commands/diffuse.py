@@ -33,8 +33,8 @@ def train(
     """Train the generator: a checkpoint and a row of history.csv (losses, KID) after each epoch."""
     from dataclasses import replace
 
+    from neurovision.aids.sampling import Plan
     from neurovision.training.dataset import data_root, sources_in
-    from neurovision.training.diffusion import Plan
     from neurovision.training.diffusion import train as run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -69,7 +69,7 @@ def sample(
     import numpy as np
     from PIL import Image
 
-    from neurovision.training.diffusion import load
+    from neurovision.aids.sampling import load
 
     kinds = [bool(k % 2) if tumor is None else tumor for k in range(count)]
     pictures = load(weights).sample(kinds, seed, steps)
@@ -91,10 +91,10 @@ def check(
     weights: Weights = None,
 ) -> None:
     """Measure the pictures: distance from real ones, and whether any copies a training picture."""
+    from neurovision.aids.sampling import load
     from neurovision.evaluation.diffusion import check as run
     from neurovision.evaluation.diffusion import draw, record
     from neurovision.training.dataset import data_root
-    from neurovision.training.diffusion import load
 
     generator = load(weights)
     (page.parent / "images").mkdir(parents=True, exist_ok=True)
@@ -113,10 +113,10 @@ def ablate(
     weights: Weights = None,
 ) -> None:
     """Measure whether a small classifier gains from generated pictures, on patients that none of them saw."""
+    from neurovision.aids.sampling import load
     from neurovision.evaluation.diffusion import ablate as run
     from neurovision.evaluation.diffusion import record
     from neurovision.training.dataset import data_root
-    from neurovision.training.diffusion import load
 
     generator = load(weights)
     found = run(generator, data_root(data), cache, steps, tuple(range(1, seeds + 1)))

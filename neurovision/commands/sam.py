@@ -23,7 +23,7 @@ Slice = Annotated[int | None, typer.Option("--slice", help="Slice, counted from 
 @sam_app.command()
 def fetch() -> None:
     """Fetch SAM's weights once, 375 MB, so that the page can use them; nothing of a scan is ever sent."""
-    from neurovision.ensemble.prompted import NAME, cached
+    from neurovision.aids.prompted import NAME, cached
 
     cached(fetch=True)
     print(f"{NAME} is on this computer.")
@@ -40,7 +40,7 @@ def propose(
     model: Model = None,
 ) -> None:
     """Propose three masks of one object, each with SAM's own score; writes PNGs (0 or 255) and NAME.proposals.json."""
-    from neurovision.ensemble.prompted import SUFFIX, load_prompter, read_box, read_hints, write_proposals
+    from neurovision.aids.prompted import SUFFIX, load_prompter, read_box, read_hints, write_proposals
     from neurovision.scan.read import read
 
     hints = read_hints(point or (), True) + read_hints(outside or (), False)

@@ -13,11 +13,12 @@ import keras
 import numpy as np
 from PIL import Image
 
+from neurovision.aids.sampling import Generator
 from neurovision.classifiers import build
 from neurovision.files import write
 from neurovision.scan.prepare import standardize
 from neurovision.training.dataset import load_index
-from neurovision.training.diffusion import Generator, canvases
+from neurovision.training.diffusion import canvases
 from neurovision.training.kid import Features, kernel_distance
 
 STEPS = 20

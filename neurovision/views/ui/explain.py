@@ -8,9 +8,9 @@ import cv2
 import gradio as gr
 import numpy as np
 
+from neurovision.aids.gradcam import gradcam, gradcam_layers
 from neurovision.classes import BY_KEY, TUMORS
 from neurovision.errors import NeurovisionError
-from neurovision.evaluation.explain import gradcam, gradcam_layers
 from neurovision.scan.clusters import KS, cluster, paint_clusters
 from neurovision.scan.enhance import asymmetry, distribution, musica
 from neurovision.scan.prepare import prepare, standardize

@@ -15,7 +15,7 @@ from neurovision.views.ui.diagnose import to_screen
 from neurovision.views.ui.room import MODELS, Room, speaks
 
 if TYPE_CHECKING:
-    from neurovision.training.diffusion import Generator
+    from neurovision.aids.sampling import Generator
 
 KINDS = ("Without a tumor", "With a tumor", "Both")
 MOST = 12  # pictures at a time
@@ -41,7 +41,7 @@ def build(room: Room) -> None:
     lock, loaded = threading.Lock(), list["Generator"]()  # the same for every visitor
 
     def generator() -> Generator:
-        from neurovision.training.diffusion import load
+        from neurovision.aids.sampling import load
 
         with lock:
             if not loaded:

@@ -10,8 +10,7 @@ import cv2
 import gradio as gr
 import numpy as np
 
-from neurovision.classes import GLIOMA
-from neurovision.ensemble.prompted import (
+from neurovision.aids.prompted import (
     SUFFIX,
     Box,
     Hint,
@@ -22,6 +21,7 @@ from neurovision.ensemble.prompted import (
     read_hints,
     write_proposals,
 )
+from neurovision.classes import GLIOMA
 from neurovision.errors import NeurovisionError
 from neurovision.views.overlay import AGREED, EXTRA, gray_rgb
 from neurovision.views.ui import parts
