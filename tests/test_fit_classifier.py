@@ -17,7 +17,6 @@ from neurovision.scan.prepare import prepare, standardize
 from neurovision.scan.read import read
 from neurovision.training.fit_classifier import (
     LOSSES,
-    OPTIMIZERS,
     RECIPES,
     ClassifierRecipe,
     Jitter,
@@ -29,6 +28,7 @@ from neurovision.training.fit_classifier import (
     fit_stages,
     jittered,
 )
+from neurovision.training.trainer import OPTIMIZERS
 
 SIZE = 48
 
@@ -98,7 +98,7 @@ def test_every_optimizer_and_loss_trains(optimizer: str, loss: str) -> None:
     model = keras.Sequential([keras.Input((32, 32, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
     before = np.array(model.weights[0])
     plan = ClassifierRecipe("custom_cnn", (Stage(2, 1e-2, 0.9),), batch=4, optimizer=optimizer, loss=loss)
-    assert fit_stages(model, plan, scans, scans) == 16
+    assert fit_stages(model, plan, scans, scans)[0] == 16
     assert np.isfinite(model.weights[0]).all() and not np.allclose(before, model.weights[0])
     with pytest.raises(ModelError, match="adam, rmsprop, sgd; received 'lion'"):
         fit_stages(model, ClassifierRecipe("custom_cnn", (Stage(1, 1e-2),), optimizer="lion"), scans, scans)

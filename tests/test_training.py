@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.scan.phantom import phantom
+from neurovision.training import dataset
 from neurovision.training.augment import augment
 from neurovision.training.dataset import SOURCES, data_root, load_index, load_item, pack
 
@@ -85,6 +87,12 @@ class TestLoss:
         plain, typed = (self.value([0, 2], doubtful, kind=k) for k in (0.0, 1.0))
         assert typed - plain == pytest.approx(-np.log(0.1 / 0.4), rel=1e-4)
 
+    def test_a_tumor_of_any_type_asks_for_no_type(self):
+        doubtful = [[1, 0, 0, 0, 0], [0, 0.6, 0.1, 0.3, 0]]  # 0.4 for a tumor, whichever
+        assert self.value([0, 5], doubtful, dice=0.0) == pytest.approx(-np.log(0.4) / 2, rel=1e-4)
+        dice = (2 * 0.4 + 1) / (0.4 + 1 + 1)
+        assert self.value([0, 5], doubtful) == pytest.approx(-np.log(0.4) / 2 + 1 - dice, rel=1e-4)
+
     def test_without_a_tumor_only_cross_entropy_is_left(self):
         half = [[0.5, 0, 0.5, 0, 0]] * 2
         assert self.value([0, 0], half) == pytest.approx(-np.log(0.5), rel=1e-5)
@@ -108,7 +116,7 @@ class TestLoss:
     def test_fused_normalization_is_keras_normalization(self):
         import keras
 
-        from neurovision.training.fit import fused_normalization
+        from neurovision.training.trainer import fused_normalization
 
         x = np.random.default_rng(0).normal(2, 3, (4, 8, 8, 3)).astype(np.float32)
         y = np.random.default_rng(1).normal(0, 1, x.shape).astype(np.float32)
@@ -206,12 +214,41 @@ class TestIndex:
         with pytest.raises(DataError, match="does not exist"):
             data_root(tmp_path / "none")
 
-    def test_packs_are_kept(self, folder, tmp_path):
+    def test_packs_are_kept(self, folder, tmp_path, monkeypatch):
         items = load_index(folder, ["figshare"], [1])
         pixels, labels = pack(items, 64, tmp_path / "cache")
-        again, _ = pack(items, 64, tmp_path / "cache")
-        assert pixels.shape == (6, 64, 64) and np.array_equal(pixels, again)
-        assert set(np.unique(labels)) == {0, 1, 2, 3, 4}
+        assert pixels.shape == (6, 64, 64) and set(np.unique(labels)) == {0, 1, 2, 3, 4}
+
+        def remade(*_):
+            raise AssertionError("canvases were made again")
+
+        monkeypatch.setattr(dataset, "load_item", remade)
+        again, kept = pack(items, 64, tmp_path / "cache")
+        assert np.array_equal(pixels, again) and np.array_equal(labels, kept)
+
+    def test_a_corrected_mask_makes_a_new_pack(self, folder, tmp_path):
+        items = load_index(folder, ["figshare"], [1])
+        _, before = pack(items, 64, tmp_path / "cache")
+        with Image.open(items[0].mask) as picture:
+            mask = np.asarray(picture).copy()
+        mask[:, mask.any(0).nonzero()[0].mean().astype(int) :] = 0  # half of the tumor was drawn by mistake
+        Image.fromarray(mask).save(items[0].mask)
+        _, after = pack(items, 64, tmp_path / "cache")
+        assert (after[0] >= 2).sum() < 0.7 * (before[0] >= 2).sum() and np.array_equal(before[1:], after[1:])
+
+    def test_two_first_packs_at_once_make_one(self, folder, tmp_path, monkeypatch):
+        items = load_index(folder, ["figshare"], [1])
+        made, plain = [], dataset.load_item
+
+        def counted(item, size):
+            made.append(item.id)
+            return plain(item, size)
+
+        monkeypatch.setattr(dataset, "load_item", counted)
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda _: pack(items, 64, tmp_path / "cache"), range(3)))
+        assert sorted(made) == sorted(i.id for i in items)
+        assert all(np.array_equal(p, found[0][0]) and np.array_equal(y, found[0][1]) for p, y in found)
 
     def test_real_folds_keep_patients_apart(self, scans):
         items = load_index(scans, ["lgg"])
@@ -245,19 +282,19 @@ class TestTraining:
 
         runs = tmp_path / "runs"
         monkeypatch.setattr(fit, "PHANTOMS", 8)
-        saved = fit._save_weights
+        saved = fit.save_weights
 
         def killed(model, path):
             if path.name.startswith("phase1"):
                 raise KeyboardInterrupt
             saved(model, path)
 
-        monkeypatch.setattr(fit, "_save_weights", killed)
+        monkeypatch.setattr(fit, "save_weights", killed)
         with pytest.raises(KeyboardInterrupt):
             fit.train(self.recipe(), folder, (1, 2), 3, runs / "unet", verbose=0)
         first = (runs / "unet" / "phase0.weights.h5").stat().st_mtime_ns
         assert not (runs / "unet" / "final.weights.h5").exists()
-        monkeypatch.setattr(fit, "_save_weights", saved)
+        monkeypatch.setattr(fit, "save_weights", saved)
         final = fit.train(self.recipe(), folder, (1, 2), 3, runs / "unet", verbose=0)
         assert final.is_file() and (runs / "unet" / "phase0.weights.h5").stat().st_mtime_ns == first
         assert (runs / "unet" / "history.png").is_file()
@@ -274,8 +311,6 @@ class TestTraining:
             return KerasEngine(manifest)
 
         monkeypatch.setattr(stack, "load_engine", keras_engine)
-        with pytest.raises(WeightsMissing, match="unetpp"):
-            stack.stack(folder, runs, tmp_path / "weights", 3)
         with pytest.raises(DataError, match="was trained on fold 2"):
             stack.stack(folder, runs, tmp_path / "weights", 2, ["unet"])
         stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None)
@@ -289,21 +324,73 @@ class TestTraining:
         assert findings.status == "ok" and [m.name for m in findings.members] == ["unet"]
 
         monkeypatch.setattr(fit, "STRANGE", 8)
-        reader = replace(recipe("efficientnetlite0"), phases=(Phase(64, 1, 1e-3, "depthwise"),), epoch_scans=24, batch=4)
+        with pytest.raises(WeightsMissing, match="dgnet has no finished run"):
+            stack.stack(folder, runs, tmp_path / "weights", 3)
+        reader = replace(recipe("efficientnetlite0"), phases=(Phase(48, 1, 1e-3, "depthwise"),), epoch_scans=24, batch=4)
         reader = replace(reader, config={"answers": 5})
         fit.train(reader, folder, (1, 2), 3, runs / "efficientnetlite0", verbose=0)
         stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"])
         analyzer = Analyzer.load(tmp_path / "weights", "openvino")
         told = analyzer.manifest
-        assert told.size == 64, "the classifier's, which is larger than the member's"
+        assert told.size == 48 and told.networks[-1].provenance.license == "CC BY-NC-SA 4.0"
+        assert told.vote.provenance.folds == (3,) and told.verdict.provenance.hardware
         assert told.classifier is not None and told.out_of_distribution is not None and len(told.verdict.coefficients) == 6
         assert told.out_of_distribution.warn <= told.out_of_distribution.refuse
-        canvases = np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32)
+        canvases = np.random.default_rng(0).normal(size=(3, 48, 48)).astype(np.float32)
         fast, plain = (e.classify(canvases) for e in (analyzer.engine, load_engine(told, "reference")))
         for a, b in zip(fast, plain, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-3)
         assert fast[0].shape == (3, 5) and fast[0].sum(1) == pytest.approx(1, abs=1e-4)
         assert analyzer.analyze(phantom("glioma", 0)[0]).status in ("ok", "rejected")
+
+    def test_runs_that_do_not_fit_together_are_not_stacked(self, folder, tmp_path):
+        """Sizes, folds and terms of every run count, the classifier's too."""
+        from neurovision.training import fit, stack
+
+        def finished(name, size=160, folds=(1, 2), sources=("figshare",)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / fit.FINAL).touch()
+            told = {"recipe": {"config": {}, "phases": [{"size": size}]}, "folds": folds, "sources": sources}
+            (tmp_path / name / "run.json").write_text(json.dumps(told))
+
+        names = ["unet", "linknet", "efficientnetlite0"]
+        for name in names:
+            finished(name)
+        read = stack.read_runs(folder, tmp_path, names, 3)
+        assert [r.license for r in read] == ["CC BY 4.0"] * 3
+        finished("linknet", 512)  # as --published trains it
+        with pytest.raises(DataError, match=r"canvases of side alike; received unet, efficientnetlite0: 160; linknet: 512"):
+            stack.read_runs(folder, tmp_path, names, 3)
+        finished("linknet", folds=(1, 4))
+        with pytest.raises(DataError, match=r"folds alike; .* 1, 2; linknet: 1, 4\."):
+            stack.read_runs(folder, tmp_path, names, 3)
+        finished("linknet", folds=(1, 3))
+        with pytest.raises(DataError, match="linknet was trained on fold 3"):
+            stack.read_runs(folder, tmp_path, names, 3)
+        finished("linknet")
+        finished("efficientnetlite0", sources=("figshare", "lgg"))  # LGG's terms reach the set by any part
+        read = stack.read_runs(folder, tmp_path, names, 3)
+        assert stack._facts(read, ("figshare", "lgg"), 3, False).license == "CC BY-NC-SA 4.0"
+
+    def test_members_are_those_whose_cards_say_that_they_vote(self):
+        from neurovision.segmenters import cards
+        from neurovision.training.stack import voting
+
+        assert voting() == [c.name for c in cards() if c.votes] and len(voting()) == 5
+
+    def test_strictest_terms(self, tmp_path):
+        from neurovision.training.provenance import LICENSES, license_of, strictest
+
+        assert set(LICENSES) == set(SOURCES)
+        assert strictest(["CC BY 4.0", "none stated", "CC0 1.0"]) == "CC BY 4.0"
+        assert strictest(LICENSES.values()) == "CC BY-NC-SA 4.0"
+        assert strictest(["CC BY 4.0", license_of(tmp_path, "ours")]) == "CC BY 4.0, not stated"
+        (tmp_path / "ours").mkdir()
+        (tmp_path / "ours" / "about.json").write_text('{"license": "CC BY-NC 4.0"}')
+        assert strictest(["CC BY 4.0", license_of(tmp_path, "ours")]) == "CC BY-NC 4.0"
+        (tmp_path / "ours" / "about.json").write_text("{}")
+        with pytest.raises(DataError, match="license"):
+            license_of(tmp_path, "ours")
 
     def test_validation_must_be_unseen(self, folder, tmp_path):
         from neurovision.training.fit import train
@@ -341,6 +428,151 @@ class TestTraining:
         model = build("linknet", (32, 32, 1), **config)
         model.load_weights(final)
         assert np.all(model.get_layer("encoder").get_layer("stem_conv").get_weights()[0] == 1)
+
+    def test_batches_depend_on_nothing_but_seed_epoch_and_index(self):
+        from neurovision.training.fit import Batches
+        from neurovision.training.recipes import Recipe
+
+        rng = np.random.default_rng(0)
+        sizes = {"ms": 5, "healthy": 7}
+        groups = {g: (rng.random((n, 32, 32), np.float32), np.ones((n, 32, 32), np.uint8)) for g, n in sizes.items()}
+        recipe = Recipe("unet", batch=4, epoch_scans=16, mix={"ms": 0.5, "healthy": 0.5}, augment=0.0, randomize=0.0)
+        first, second = (Batches(groups, recipe, 1) for _ in range(2))
+        first.epoch = second.epoch = 3
+        for index in (2, 0, 2):  # in any order, and asked for again
+            assert np.array_equal(first[index][0], second[index][0])
+        dealt = {0: [], 1: []}
+        for epoch in range(6):
+            for row in first._chosen(epoch):
+                for which, k in row:
+                    dealt[which].append(k)
+        for which, size in ((0, 5), (1, 7)):  # every scan once before any comes up again
+            assert all(len(set(dealt[which][k : k + size])) == size for k in range(0, len(dealt[which]) - size + 1, size))
+        assert first._chosen(0) != first._chosen(1)
+
+    @pytest.mark.parametrize("plan", ["cosine", "early"])
+    def test_the_loop_resumes_exactly(self, plan, tmp_path, monkeypatch):
+        """Killed after each epoch and resumed, the weights are those of a loop that was not, to the last bit."""
+        import keras
+
+        from neurovision.training import trainer
+
+        plans = {
+            "cosine": trainer.Plan(3, 1e-2, "cosine", 0.1, clip=1.0),
+            "early": trainer.Plan(6, 0.5, patience=2, plateau=1),  # the rate is too high on purpose
+        }
+
+        class Noise(keras.utils.PyDataset):
+            def __init__(self):
+                super().__init__()
+                self.epoch = 0
+
+            def __len__(self):
+                return 2
+
+            def __getitem__(self, index):
+                rng = np.random.default_rng([self.epoch, index])
+                return rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(4, 1)).astype(np.float32)
+
+        def fitted(folder):
+            keras.utils.clear_session()
+            keras.utils.set_random_seed(1)
+            inner = [keras.layers.Dense(4, name="a"), keras.layers.BatchNormalization(name="n"), keras.layers.Dropout(0.5)]
+            model = keras.Sequential([keras.Input((3,)), *inner, keras.layers.Dense(1, name="b")])
+            checks = (np.ones((4, 3), np.float32), np.ones((4, 1), np.float32))
+            epochs, _ = trainer.fit(model, Noise(), checks, plans[plan], "mse", folder=folder)
+            return epochs, model.get_weights()
+
+        (tmp_path / "whole").mkdir()
+        (tmp_path / "cut").mkdir()
+        epochs, whole = fitted(tmp_path / "whole")
+        kept = trainer.write
+
+        def killed(path, data):
+            kept(path, data)
+            if path.name == "training_metadata.json":
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(trainer, "write", killed)
+        for _ in range(epochs):
+            with pytest.raises(KeyboardInterrupt):
+                fitted(tmp_path / "cut")
+        monkeypatch.setattr(trainer, "write", kept)
+        again, cut = fitted(tmp_path / "cut")
+        assert again == epochs and all(np.array_equal(a, b) for a, b in zip(whole, cut, strict=True))
+        rows = [[*csv.DictReader((tmp_path / name / "history.csv").open())] for name in ("whole", "cut")]
+        assert rows[0] == rows[1] and len(rows[0]) == epochs
+
+    def test_an_interrupted_training_ends_like_one_that_was_not(self, folder, tmp_path, monkeypatch):
+        from neurovision.training import fit, trainer
+        from neurovision.training.recipes import Phase, Recipe
+
+        monkeypatch.setattr(fit, "PHANTOMS", 4)
+        recipe = Recipe("unet", {"width": 2}, (Phase(32, 2, 1e-3),), batch=4, epoch_scans=8, schedule="cosine")
+        whole = fit.train(recipe, folder, (1, 2), 3, tmp_path / "whole" / "unet", ["figshare"], verbose=0)
+        kept = trainer.save_weights
+
+        def killed(model, path):
+            if killed.left == 0:
+                raise KeyboardInterrupt
+            killed.left -= path.name == "latest.weights.h5"
+            kept(model, path)
+
+        monkeypatch.setattr(trainer, "save_weights", killed)
+        killed.left = 1
+        with pytest.raises(KeyboardInterrupt):
+            fit.train(recipe, folder, (1, 2), 3, tmp_path / "cut" / "unet", ["figshare"], verbose=0)
+        monkeypatch.setattr(trainer, "save_weights", kept)
+        resumed = fit.train(recipe, folder, (1, 2), 3, tmp_path / "cut" / "unet", ["figshare"], verbose=0)
+        with h5py.File(whole) as a, h5py.File(resumed) as b:
+            names = []
+            a["layers"].visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+            assert len(names) > 20
+            for name in names:
+                one, other = a["layers"][name][...], b["layers"][name][...]
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6, err_msg=name)
+        rows = [[*csv.DictReader((tmp_path / w / "unet" / "history.csv").open())] for w in ("whole", "cut")]
+        assert len(rows[0]) == len(rows[1]) == 2
+        for one, other in zip(*rows, strict=True):
+            assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-3)
+        facts = json.loads((tmp_path / "cut" / "unet" / "run.json").read_text())["facts"]
+        assert facts["scans"] == 12 and facts["scans_seen"] == 16 and facts["seconds"] > 0 and facts["versions"]["keras"]
+
+    def test_a_run_with_other_options_is_refused(self, folder, tmp_path):
+        """Finished or begun: what was trained is never given another description."""
+        from neurovision.training import fit
+        from neurovision.training.recipes import Phase, Recipe
+        from neurovision.training.trainer import RUN, open_run
+
+        recipe = Recipe("unet", {"width": 2}, (Phase(32, 1, 1e-3),), batch=4, epoch_scans=4)
+        out = tmp_path / "unet"
+
+        def asked(folds=(1, 2), sources=("figshare", "lgg"), seed=1, recipe=recipe, **more):
+            return fit.train(recipe, folder, folds, 3, out, sources, seed, verbose=0, **more)
+
+        told = {
+            "recipe": asdict(recipe), "folds": [1, 2], "validation_fold": 3, "sources": ["figshare", "lgg"], "seed": 1,
+            "accepted": False,
+        }  # fmt: skip
+        open_run(out, told, finished=False)
+        (out / "phase0").mkdir()  # begun
+        written = (out / RUN).read_bytes()
+        published = replace(recipe, phases=(Phase(224, 160),))
+        for state in ("begun", "finished"):
+            for more, what in (
+                ({"seed": 2}, "seed"), ({"folds": (1,)}, "folds"), ({"sources": ("figshare",)}, "sources"),
+                ({"recipe": published}, "recipe"), ({"recipe": recipe.shortened(limit=5)}, "recipe"),
+                ({"accepted": True}, "accepted"),
+            ):  # fmt: skip
+                with pytest.raises(DataError, match=f"unet was {state} with another {what}; name another folder"):
+                    asked(**more)
+                assert (out / RUN).read_bytes() == written
+            (out / fit.FINAL).touch()
+        assert asked() == out / fit.FINAL
+        (out / fit.FINAL).unlink()
+        longer = replace(recipe, phases=(*recipe.phases, Phase(48, 1)))  # a phase that has not begun may be added
+        open_run(out, {**told, "recipe": asdict(longer)}, finished=False)
+        assert len(json.loads((out / RUN).read_text())["recipe"]["phases"]) == 2
 
     def test_the_plateau_schedule_keeps_the_best_epoch(self, folder, tmp_path):
         from neurovision.training.fit import train

@@ -350,6 +350,7 @@ class Training:
         refitted: Network to the folds that its shipped weights were trained on, where those are more than ``member_folds``.
         split: How the folds were made, one sentence.
         license: Of the weights.
+        trial: Shortened to see whether everything runs: what it says of a scan means nothing.
     """
 
     date: str
@@ -359,6 +360,7 @@ class Training:
     refitted: dict[Name, Folds] = Field(default_factory=dict)
     split: str
     license: str
+    trial: bool = False
 
     @property
     def fitted_folds(self) -> frozenset[int]:

@@ -36,7 +36,7 @@ def draw_classifier(folder: Path) -> list[Path]:
 def _history(folder: Path) -> Path:
     import pandas as pd
 
-    stages = [pd.read_csv(f) for f in sorted(folder.glob("stage*.csv"))]
+    stages = [pd.read_csv(f) for f in sorted(folder.glob("phase*/history.csv"))]
     history = pd.concat(stages, ignore_index=True)
     figure, axes = _axes(3, 3.6, 3.0)
     for axis, key in zip(axes, ("loss", "accuracy", "auc"), strict=True):

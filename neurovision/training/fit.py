@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,28 @@ from neurovision.files import replacing, write
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
-from neurovision.training.accepted import ACCEPTED, accepted_items
+from neurovision.training.accepted import accepted_items
 from neurovision.training.augment import augment
-from neurovision.training.dataset import LGG_CHANNELS, Item, load_index, pack, sources_in
+from neurovision.training.dataset import ACCEPTED, LGG_CHANNELS, SOURCES, UNTYPED, Item, load_index, pack, sources_in
 from neurovision.training.losses import AllowedCrossEntropy, CrossEntropyDice, TumorDice, allowed_accuracy
+from neurovision.training.provenance import facts
 from neurovision.training.recipes import Phase, Recipe
 from neurovision.training.strange import like_ct, strange
+from neurovision.training.trainer import Plan, fit, open_run, record, save_weights
 
 log = logging.getLogger(__name__)
 
 GROUPS = (
     "figshare", "lgg_tumor", "lgg_tumor_t1", "lgg_tumor_t1c", "lgg_free", "brats_tumor", "brats_free", "ms", "healthy",
-    "unmarked", "phantom", "strange",
+    "own_tumor", "own_free", "unmarked", "phantom", "strange",
 )  # fmt: skip
 PHANTOMS = 240
 STRANGE = 1200
 # Every so many scans stand on their head, are negatives, or are redrawn as CT among the strange pictures.
 UPSIDE_DOWN, NEGATIVE, LIKE_CT = 3, 8, 8
+OWN = (0.7, 0.3)  # of the scans from data sets of one's own: with a tumor, and without
 FINAL = "final.weights.h5"
+TOOK = "took.json"  # of a phase: scans shown and seconds
 OUT_OF_FOLD = "out_of_fold.weights.h5"  # those before the phases that refit on the vote's fold
 
 
@@ -54,6 +59,8 @@ def group_of(item: Item) -> str:
         return "brats_tumor" if item.tumor else "brats_free"
     if item.source == "ms":
         return "ms"
+    if item.source not in SOURCES and (item.mask is not None or not item.tumor):
+        return "own_tumor" if item.tumor else "own_free"
     return "unmarked" if item.tumor else "healthy"
 
 
@@ -74,14 +81,14 @@ def allowed_types(labels: np.ndarray, group: str) -> np.ndarray:
     """What the whole-slice classifier may answer for a canvas.
 
     Args:
-        labels: uint8 ``(size, size)`` of class indices.
+        labels: uint8 ``(size, size)`` of class indices or UNTYPED.
         group: One of GROUPS; ``unmarked`` allows every type.
 
     Returns:
         float32 ``(5,)`` of 0 and 1: no tumor, each type, not a brain MRI.
     """
     answers = np.eye(len(TUMORS) + 2, dtype=np.float32)
-    if group == "unmarked":
+    if group == "unmarked" or labels.max(initial=0) == UNTYPED:
         return answers[1:-1].sum(0)
     if group == "strange":
         return answers[-1]
@@ -108,11 +115,11 @@ class Batches(keras.utils.PyDataset):
         seed: int,
     ) -> None:
         super().__init__()
-        self.groups = {g: a for g, a in groups.items() if len(a[0]) and recipe.mix.get(g, 0) > 0}
-        share = np.array([recipe.mix[g] for g in self.groups])
+        mix = {**recipe.mix, "own_tumor": OWN[0] * recipe.own, "own_free": OWN[1] * recipe.own}
+        self.groups = {g: a for g, a in groups.items() if len(a[0]) and mix.get(g, 0) > 0}
+        share = np.array([mix[g] for g in self.groups])
         self.share = share / share.sum()
         self.recipe, self.seed, self.epoch = recipe, seed, 0
-        self._decks: dict[str, list[int]] = {g: [] for g in self.groups}
 
     def __len__(self) -> int:
         return max(1, self.recipe.epoch_scans // self.recipe.batch)
@@ -121,21 +128,41 @@ class Batches(keras.utils.PyDataset):
         rng = np.random.default_rng([self.seed, self.epoch, index])
         names = list(self.groups)
         xs, ys = [], []
-        for which in rng.choice(len(names), self.recipe.batch, p=self.share):
+        for which, k in self._chosen(self.epoch)[index]:
             pixels, labels = self.groups[names[which]]
-            deck = self._decks[names[which]]
-            if not deck:  # without replacement, so that every scan comes up before one comes up again
-                deck.extend(rng.permutation(len(pixels)).tolist())
-            k = deck.pop()
             skull = not names[which].startswith("brats")
             x, y = augment(pixels[k], labels[k], rng, self.recipe.augment, self.recipe.randomize, skull)
             xs.append(standardize(x)[..., None])
             ys.append(y if self.recipe.task == "segment" else allowed_types(labels[k], names[which]))
         return np.stack(xs), np.stack(ys)
 
-    def on_epoch_end(self) -> None:
-        """Draw differently in the next epoch."""
-        self.epoch += 1
+    @lru_cache(maxsize=2)  # noqa: B019 - lives as long as one phase
+    def _chosen(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """Group and number of each scan of each batch of an epoch, the same whether or not training was interrupted.
+
+        Without replacement: every scan of a group comes up before one comes up again, from epoch to epoch.
+        """
+        sizes = [len(pixels) for pixels, _ in self.groups.values()]
+        drawn = np.zeros(len(sizes), int)
+        for earlier in range(epoch):
+            drawn += np.bincount(self._groups_of(earlier).ravel(), minlength=len(sizes))
+        decks: dict[tuple[int, int], np.ndarray] = {}
+        found = []
+        for batch in self._groups_of(epoch).tolist():
+            row = []
+            for which in batch:
+                deal, place = divmod(int(drawn[which]), sizes[which])
+                if (which, deal) not in decks:
+                    decks[which, deal] = np.random.default_rng([self.seed, which, deal]).permutation(sizes[which])
+                row.append((which, int(decks[which, deal][place])))
+                drawn[which] += 1
+            found.append(row)
+        return found
+
+    def _groups_of(self, epoch: int) -> np.ndarray:
+        """The group of each scan of an epoch, ``(batches, B)``."""
+        rng = np.random.default_rng([self.seed, epoch])
+        return rng.choice(len(self.share), (len(self), self.recipe.batch), p=self.share)
 
 
 def grouped(items: Sequence[Item], size: int, cache: Path, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -165,7 +192,7 @@ def train(
     verbose: int = 1,
     accepted: bool = False,
 ) -> Path:
-    """Train one network, or go on where an interrupted run stopped.
+    """Train one network, or resume an interrupted run.
 
     Args:
         recipe: What to train and how.
@@ -183,36 +210,39 @@ def train(
         ``out / FINAL``, beside ``history.csv``, ``history.png``, ``run.json`` and, where a phase refits, OUT_OF_FOLD.
 
     Raises:
-        DataError: The folds overlap, the data break a rule of :func:`load_index`, or the run that lends its encoder
-            saw other folds.
+        DataError: The folds overlap, the data break a rule of :func:`load_index`, the folder holds a run with other
+            options, or the run that lends its encoder saw other folds.
         WeightsMissing: The run that lends its encoder is not finished.
     """
     if validation_fold in folds:
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
-    final = out / FINAL
+    sources = sources_in(data) if sources is None else sources
+    final, refitted = out / FINAL, sorted([*folds, validation_fold])
+    told: dict[str, Any] = {
+        "recipe": asdict(recipe), "folds": list(folds), "validation_fold": validation_fold, "sources": list(sources),
+        "seed": seed, "accepted": accepted,
+    }  # fmt: skip
+    if any(p.refit for p in recipe.phases):
+        told["refit_folds"] = refitted
+    open_run(out, told, final.is_file())
     if final.is_file():
         log.info("%s is finished already.", out)
         return final
-    sources = sources_in(data) if sources is None else sources
+    log.info("%s: seed %d, folds %s, data sets %s.", recipe.name, seed, list(folds), ", ".join(sources))
     keras.utils.set_random_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
     sequences = tuple(LGG_CHANNELS)
-    refitted = sorted([*folds, validation_fold])
     items, more = (
-        load_index(data, sources, some, sequences) + (accepted_items(data, some) if accepted else [])
+        limited(load_index(data, sources, some, sequences), recipe.limit) + (accepted_items(data, some) if accepted else [])
         for some in (folds, refitted)
     )
-    checks = load_index(data, sources, [validation_fold])
+    checks = limited(load_index(data, sources, [validation_fold]), recipe.limit)
     if recipe.task == "segment":
         items, more = ([i for i in some if group_of(i) != "unmarked"] for some in (items, more))
         checks = [i for i in checks if i.mask is not None]
     checks = checks[::4]
-    told: dict[str, Any] = {"recipe": asdict(recipe), "folds": list(folds), "sources": list(sources), "seed": seed}
-    if any(p.refit for p in recipe.phases):
-        told["refit_folds"] = refitted
-    write(out / "run.json", json.dumps(told, indent=1))
     previous: Path | None = None
     ends: list[Path] = []  # of phases that refit, or of those before
+    seen, seconds, known = 0, 0.0, True  # known: every phase says what it took
     for number, phase in enumerate(recipe.phases):
         finished = out / f"phase{number}.weights.h5"
         if phase.refit and not recipe.phases[number - 1].refit:
@@ -226,13 +256,32 @@ def train(
             groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task)
             validation = _validation(checks, phase.size, out.parent / "cache", recipe.task)
             batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
-            _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
-            _save_weights(model, finished)
+            epochs, took = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
+            save_weights(model, finished)
+            write(out / f"phase{number}" / TOOK, json.dumps([epochs * len(batches) * batches.recipe.batch, took]))
+        if known := known and (out / f"phase{number}" / TOOK).is_file():
+            shown, took = json.loads((out / f"phase{number}" / TOOK).read_text())
+            seen, seconds = seen + int(shown), seconds + float(took)
         previous = finished
         ends.append(finished)
     _hand_out(ends, recipe.average, final)
     plot_history(out)
+    scans = len({(i.source, i.id) for i in (more if "refit_folds" in told else items)})
+    record(out, scans=scans, scans_seen=seen if known else None, **facts(seconds if known else None))
+    if known:
+        log.info("%s: %d scans shown in %.1f minutes of training.", recipe.name, seen, seconds / 60)
     return final
+
+
+def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most about ``limit`` items of each data set, spread evenly; None keeps all."""
+    if limit is None:
+        return list(items)
+    found = []
+    for source in dict.fromkeys(i.source for i in items):
+        group = [i for i in items if i.source == source]
+        found += group[:: -(-len(group) // limit)]
+    return found
 
 
 def _phase_model(recipe: Recipe, phase: Phase, previous: Path | None) -> keras.Model:
@@ -305,89 +354,17 @@ def _fit(
     validation: tuple[np.ndarray, np.ndarray],
     folder: Path,
     verbose: int,
-) -> None:
-    folder.mkdir(exist_ok=True)
-    callbacks: list[Any] = [
-        _Backup(str(folder / "backup"), delete_checkpoint=False),
-        keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
-        keras.callbacks.TerminateOnNaN(),
-    ]
-    rate: Any = phase.learning_rate
-    if recipe.schedule == "cosine":
-        steps = len(batches) * phase.epochs
-        warm = max(1, int(steps * recipe.warmup))
-        rate = keras.optimizers.schedules.CosineDecay(
-            phase.learning_rate / 20, steps - warm, alpha=0.01, warmup_target=phase.learning_rate, warmup_steps=warm
-        )
-    else:
-        callbacks += [
-            keras.callbacks.EarlyStopping(monitor="val_loss", patience=20, restore_best_weights=True),
-            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.1, patience=5),
-            keras.callbacks.ModelCheckpoint(str(folder / "best.weights.h5"), save_best_only=True, save_weights_only=True),
-        ]
-    segments = recipe.task == "segment"
-    model.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, clipnorm=1.0),
-        loss=CrossEntropyDice(recipe.class_weights, recipe.dice, recipe.kind) if segments else AllowedCrossEntropy(),
-        metrics=[TumorDice() if segments else allowed_accuracy],
+) -> tuple[int, float]:
+    common: dict[str, Any] = {"weight_decay": recipe.weight_decay, "clip": 1.0}
+    plan = (
+        Plan(phase.epochs, phase.learning_rate, "cosine", recipe.warmup, **common)
+        if recipe.schedule == "cosine"
+        else Plan(phase.epochs, phase.learning_rate, patience=20, plateau=5, **common)
     )
-    with fused_normalization():
-        model.fit(
-            batches,
-            epochs=phase.epochs,
-            validation_data=validation,
-            validation_batch_size=32,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
-
-
-@contextmanager
-def fused_normalization() -> Iterator[None]:
-    """Train batch normalization with TensorFlow's one fused operation; other backends are left alone.
-
-    Keras writes it out as a dozen elementary operations, which is a quarter of a training step on a CPU. The numbers
-    are the same, but for the running variance, which the fused operation takes without bias: N / (N - 1) of Keras'.
-    """
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    plain = keras.layers.BatchNormalization.call
-
-    def call(self: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not (training and self.trainable) or len(inputs.shape) != 4 or inputs.dtype != "float32":
-            return plain(self, inputs, training=training, mask=mask)
-        empty = tf.zeros([0])
-        normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=self.gamma, offset=self.beta, mean=empty, variance=empty, epsilon=self.epsilon
-        )
-        for running, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            running.assign(running * self.momentum + now * (1 - self.momentum))
-        return normalized
-
-    setattr(keras.layers.BatchNormalization, "call", call)  # noqa: B010 - a method cannot be assigned to otherwise
-    try:
-        yield
-    finally:
-        setattr(keras.layers.BatchNormalization, "call", plain)  # noqa: B010
-
-
-class _Backup(keras.callbacks.BackupAndRestore):
-    """Keras' own writes in place: a run that is killed meanwhile could never go on."""
-
-    def _save_model(self) -> None:
-        Path(self._weights_path).parent.mkdir(parents=True, exist_ok=True)
-        _save_weights(self.model, Path(self._weights_path))
-        state = {"epoch": self._current_epoch, "batch": self._last_batch_seen}
-        write(Path(self._training_metadata_path), json.dumps(state))
-
-
-def _save_weights(model: keras.Model, path: Path) -> None:
-    """Write atomically: a run that is killed leaves no half file that a resumed run would read."""
-    with replacing(path) as part:
-        model.save_weights(part)
+    segments = recipe.task == "segment"
+    loss = CrossEntropyDice(recipe.class_weights, recipe.dice, recipe.kind) if segments else AllowedCrossEntropy()
+    metrics = [TumorDice() if segments else allowed_accuracy]
+    return fit(model, batches, validation, plan, loss, metrics, folder, verbose=verbose)
 
 
 def plot_history(out: Path) -> None:

@@ -20,9 +20,9 @@ from neurovision.errors import DataError, ModelError
 from neurovision.files import write
 from neurovision.scan.prepare import standardize
 from neurovision.training.dataset import load_index, pack
+from neurovision.training.provenance import facts, license_of, strictest
+from neurovision.training.trainer import Plan, fit, open_run, record
 
-STEPS = 1000  # of every exponential decay in the documents
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
 LOSSES = ("bce", "dice", "focal")
 
 
@@ -52,7 +52,7 @@ class Stage:
     Attributes:
         epochs: At most this many.
         learning_rate: At its start.
-        decay: The rate is multiplied by this every STEPS steps, continuously; 1 keeps it.
+        decay: The rate is multiplied by this every ``trainer.DECAY_STEPS`` steps, continuously; 1 keeps it.
         encoder_layers: Last layers of the encoder that train too; None trains all of them.
         jitter: Random changes, a horizontal flip among them; None for none.
     """
@@ -74,7 +74,7 @@ class ClassifierRecipe:
         batch: Scans a step.
         weight_decay: Decoupled, as in AdamW; 0 is plain Adam.
         patience: Epochs without a better validation AUC after which a stage ends; None runs all epochs.
-        optimizer: One of OPTIMIZERS.
+        optimizer: One of ``trainer.OPTIMIZERS``.
         loss: One of LOSSES.
     """
 
@@ -188,9 +188,6 @@ class _Batches(keras.utils.PyDataset):
         drawn = [self.pixels[k] if self.jitter is None else jittered(self.pixels[k], rng, self.jitter) for k in chosen]
         return np.stack([standardize(p) for p in drawn])[..., None], self.tumor[chosen].astype(np.float32)[:, None]
 
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
-
 
 def fit_classifier(
     recipe: str,
@@ -205,7 +202,7 @@ def fit_classifier(
     seed: int = 1,
     verbose: int = 1,
 ) -> dict[str, Any]:
-    """Train, choose the threshold on the validation fold, write weights and description.
+    """Train or resume, choose the threshold on the validation fold, write weights and description.
 
     Args:
         recipe: A name in RECIPES.
@@ -225,7 +222,7 @@ def fit_classifier(
 
     Raises:
         ModelError: An unknown recipe.
-        DataError: The folds overlap, or a side of the split has one class only.
+        DataError: The folds overlap, a side of the split has one class only, or the folder holds a run with other options.
     """
     if recipe not in RECIPES:
         raise ModelError(f"No classifier recipe is called {recipe!r}; choose one of {', '.join(RECIPES)}.")
@@ -233,7 +230,15 @@ def fit_classifier(
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
     plan, config = shortened(RECIPES[recipe], epochs), dict(config or {})
     size = size or card(plan.name).size
-    out.mkdir(parents=True, exist_ok=True)
+    described = {
+        "recipe": {"name": recipe, **asdict(plan)}, "folds": list(folds), "validation_fold": validation_fold,
+        "sources": list(sources), "seed": seed, "size": size, "config": config,
+    }  # fmt: skip
+    finished = (out / FILE).is_file()
+    open_run(out, described, finished)
+    if finished:
+        told: dict[str, Any] = json.loads((out / FILE).read_text())
+        return told
     items = [load_index(data, sources, part) for part in (folds, [validation_fold])]
     training, validation = (
         Labeled(pack(part, size, out.parent / "cache")[0], np.array([i.tumor for i in part])) for part in items
@@ -241,11 +246,13 @@ def fit_classifier(
     keras.utils.set_random_seed(seed)
     keras.utils.clear_session()
     model = build(plan.name, (size, size, 1), **config)
-    fit_stages(model, plan, training, validation, out, seed, verbose)
+    seen, seconds = fit_stages(model, plan, training, validation, out, seed, verbose)
     probability = np.asarray(model.predict(validation.canvases(), verbose=0))[:, 0]
     threshold = best_threshold(validation.tumor, probability)
     answers = np.stack([validation.tumor, probability], 1)
     np.savetxt(out / "validation.csv", answers, "%.6g", ",", header="tumor,probability", comments="")
+    terms = strictest(license_of(data, s) for s in sources)
+    record(out, license=terms, scans=len(training.tumor), scans_seen=seen, **facts(seconds))
     return _write(model, plan, recipe, config, size, threshold, _scores(validation.tumor, probability, threshold), out)
 
 
@@ -264,7 +271,7 @@ def fit_stages(
     out: Path | None = None,
     seed: int = 1,
     verbose: int = 0,
-) -> int:
+) -> tuple[int, float]:
     """Train a built classifier stage by stage; classes weigh alike.
 
     Args:
@@ -272,46 +279,28 @@ def fit_stages(
         plan: Stages, optimizer, loss.
         training: What it learns from.
         validation: What early stopping looks at.
-        out: Where each stage's history goes, ``stage0.csv`` and so on; None keeps none.
+        out: Where each stage's history and state go, ``phase0`` and so on, to resume from; None keeps none.
         seed: Of order and random changes.
         verbose: Keras' verbosity.
 
     Returns:
-        How many scans were seen, every epoch counted.
+        How many scans were seen, every epoch counted, and the seconds that it took.
     """
     checks = (validation.canvases(), validation.tumor.astype(np.float32)[:, None])
     share = len(training.tumor) / 2
-    seen = 0
+    weights = {0: share / float((~training.tumor).sum()), 1: share / float(training.tumor.sum())}
+    seen, seconds = 0, 0.0
     for number, stage in enumerate(plan.stages):
         _thaw(model, stage.encoder_layers)
-        model.compile(optimizer=_optimizer(plan, stage), loss=_loss(plan.loss), metrics=_metrics())
-        callbacks: list[Any] = [keras.callbacks.TerminateOnNaN()]
-        if out is not None:
-            callbacks.append(keras.callbacks.CSVLogger(str(out / f"stage{number}.csv")))
-        if plan.patience is not None:
-            callbacks.append(
-                keras.callbacks.EarlyStopping("val_auc", mode="max", patience=plan.patience, restore_best_weights=True)
-            )
-        history = model.fit(
-            _Batches(training, plan.batch, stage.jitter, seed + number),
-            validation_data=checks,
-            epochs=stage.epochs,
-            class_weight={0: share / float((~training.tumor).sum()), 1: share / float(training.tumor.sum())},
-            callbacks=callbacks,
-            verbose=verbose,
-        )
-        seen += len(history.epoch) * len(training.tumor)
-    return seen
-
-
-def _optimizer(plan: ClassifierRecipe, stage: Stage) -> keras.optimizers.Optimizer:
-    rate: Any = stage.learning_rate
-    if stage.decay < 1:
-        rate = keras.optimizers.schedules.ExponentialDecay(stage.learning_rate, STEPS, stage.decay)
-    kinds = {"adam": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop, "sgd": keras.optimizers.SGD}
-    if plan.optimizer not in kinds:
-        raise ModelError(f"An optimizer is one of {', '.join(OPTIMIZERS)}; received {plan.optimizer!r}.")
-    return kinds[plan.optimizer](rate, weight_decay=plan.weight_decay)
+        loop = Plan(
+            stage.epochs, stage.learning_rate, "exponential" if stage.decay < 1 else "constant", decay=stage.decay,
+            optimizer=plan.optimizer, weight_decay=plan.weight_decay, watched="val_auc", patience=plan.patience,
+        )  # fmt: skip
+        batches = _Batches(training, plan.batch, stage.jitter, seed + number)
+        folder = None if out is None else out / f"phase{number}"
+        epochs, took = fit(model, batches, checks, loop, _loss(plan.loss), _metrics(), folder, weights, verbose)
+        seen, seconds = seen + epochs * len(training.tumor), seconds + took
+    return seen, seconds
 
 
 def _loss(name: str) -> keras.losses.Loss:

@@ -13,12 +13,12 @@ import numpy as np
 from neurovision.errors import DataError, ModelError
 from neurovision.training.fit_classifier import (
     LOSSES,
-    OPTIMIZERS,
     ClassifierRecipe,
     Labeled,
     Stage,
     fit_stages,
 )
+from neurovision.training.trainer import OPTIMIZERS
 
 if TYPE_CHECKING:
     import optuna

@@ -6,9 +6,10 @@ import datetime
 import json
 import logging
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from neurovision.ensemble.manifest import (
     Network,
     Networks,
     OutOfDistributionModel,
+    Provenance,
     Training,
     VerdictFit,
     VerdictModel,
     Vote,
+    read_manifest,
 )
 from neurovision.ensemble.out_of_distribution import OutOfDistribution, score
 from neurovision.ensemble.verdict import FEATURES, type_probabilities, verdict_features
@@ -39,14 +42,14 @@ from neurovision.ensemble.voter import Voter
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import write
 from neurovision.scan.prepare import standardize
-from neurovision.segmenters import build
+from neurovision.segmenters import build, cards
 from neurovision.training.dataset import Item, load_index, pack
 from neurovision.training.fit import FINAL, OUT_OF_FOLD, phantom_pack
 from neurovision.training.identity import patients_of
+from neurovision.training.provenance import facts, license_of, strictest
 
 log = logging.getLogger(__name__)
 
-MEMBERS = ("unet", "unetpp", "linknet", "unet_efficientnet", "dgnet")
 CLASSIFIER = "efficientnetlite0"
 CHUNK = 16
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
@@ -57,29 +60,107 @@ PIXELS_A_SLICE = 90
 TUMOR_WEIGHT = 1.6
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: Where it is; its name is the network's.
+        recipe: As ``run.json`` holds it.
+        folds: What the weights that the vote is fitted on were trained on.
+        refit_folds: What the shipped weights were trained on; empty where those are the same weights.
+        sources: Data sets.
+        license: The strictest of its data sets' terms.
+        facts: ``scans``, ``scans_seen``, ``hardware``, ``seconds``, ``date`` and ``versions``, as far as they were recorded.
+    """
+
+    folder: Path
+    recipe: dict[str, Any]
+    folds: tuple[int, ...]
+    refit_folds: tuple[int, ...]
+    sources: tuple[str, ...]
+    license: str
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The network."""
+        return self.folder.name
+
+    @property
+    def size(self) -> int:
+        """Side of the canvas that it was last trained on, in pixels."""
+        return int(self.recipe["phases"][-1]["size"])
+
+    @property
+    def trial(self) -> bool:
+        """Whether its recipe was shortened."""
+        return bool(self.recipe.get("trial"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Arguments of its builder, without those that fetch weights."""
+        return {k: v for k, v in self.recipe["config"].items() if k != "encoder_weights"}
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the shipped weights learned from."""
+        folds = self.refit_folds or self.folds
+        return Provenance(sources=self.sources, folds=folds, license=self.license, **self.facts)
+
+    def model(self, weights: str, size: int) -> keras.Model:
+        """The network with the weights of one of its files."""
+        keras.utils.clear_session()
+        of_task = build if self.recipe.get("task", "segment") == "segment" else build_classifier
+        model = of_task(self.name, (size, size, 1), **self.config)
+        model.load_weights(self.folder / weights)
+        return model
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the networks say of the vote's fold.
+
+    Attributes:
+        pixels: Features, class and weight of sampled pixels.
+        slices: The verdict's features of each slice, ``(N, V)``.
+        shares: Each slice's probabilities of the types, ``(N, 3)``.
+        tumors: Source, softmax and truth of every second tumor slice with a mask, for memory's sake.
+        answers: The classifier's answers ``(N, 5)``; None without one.
+        features: The classifier's features ``(N, F)``; None without one.
+    """
+
+    pixels: tuple[np.ndarray, np.ndarray, np.ndarray]
+    slices: np.ndarray
+    shares: np.ndarray
+    tumors: list[tuple[str, np.ndarray, np.ndarray]]
+    answers: np.ndarray | None
+    features: np.ndarray | None
+
+
 def stack(
     data: Path,
     runs: Path,
     out: Path,
     vote_fold: int,
-    members: Sequence[str] = MEMBERS,
+    members: Sequence[str] | None = None,
     classifier: str | None = CLASSIFIER,
     limit: int | None = None,
 ) -> Path:
     """Fit the vote, the verdict and the refusal, then export everything that serving needs.
 
     Networks must come from finished runs that left out ``vote_fold``: trees fitted on predictions for scans that a
-    member was trained on would learn to trust its overfit. They are exported first, for the largest canvas that one of
-    them was last trained on, and run by the engine that serves, mirror image included, so that what is fitted reads
-    exactly what it will be given. Where a run went on to train on ``vote_fold`` too (``recipes.Phase.refit``),
-    everything is fitted on its weights from before, and the later ones are shipped.
+    member was trained on would learn to trust its overfit. They are exported first and run by the engine that serves,
+    mirror image included, so that what is fitted reads exactly what it will be given. Where a run went on to train on
+    ``vote_fold`` too (``recipes.Phase.refit``), everything is fitted on its weights from before, and the later ones are
+    shipped.
 
     Args:
         data: The prepared folder.
         runs: Folder of the networks' runs.
         out: The weights folder to write. Its files are replaced at the end, the manifest last.
         vote_fold: The fold that the vote is fitted on.
-        members: Names, in the order of the vote's features.
+        members: Names, in the order of the vote's features; by default every segmenter whose card says that it votes.
         classifier: The whole-slice classifier, or None for a set without.
         limit: At most so many scans of each data set, for a trial.
 
@@ -88,83 +169,129 @@ def stack(
 
     Raises:
         WeightsMissing: A network has no finished run.
-        DataError: A network was trained on ``vote_fold`` from the start.
+        DataError: A network was trained on ``vote_fold`` from the start, the runs cannot be stacked together, or a
+            trial would take the place of whole weights.
     """
-    described = {name: _run_of(runs / name, vote_fold) for name in (*members, *([classifier] if classifier else []))}
-    first = described[members[0]]
-    size = max(int(run["recipe"]["phases"][-1]["size"]) for run in described.values())
-    sources = sorted(first["sources"])
-    refitted = {name for name, run in described.items() if "refit_folds" in run}
+    started = time.perf_counter()
+    names = list(members or voting())
+    every = read_runs(data, runs, [*names, *([classifier] if classifier else [])], vote_fold)
+    trial = limit is not None or any(run.trial for run in every)
+    if trial and (out / FILE).is_file() and not read_manifest(out).training.trial:
+        raise DataError(f"These are a trial's weights, and {out.name} holds whole ones; name another folder with --out.")
+    size, sources = every[0].size, tuple(sorted({s for run in every for s in run.sources}))
+    cache = runs / "cache"
+    reader = every[-1] if classifier else None
     staging = _fresh(out.with_name(f".{out.name}-staging"))
-    fitting = _fresh(out.with_name(f".{out.name}-fitting")) if refitted else staging
-    training = Training(
+    fitting = _fresh(out.with_name(f".{out.name}-fitting")) if any(r.refit_folds for r in every) else staging
+    engine = load_engine(_export_all(every, reader, size, fitting, refitted=False))
+    items = vote_items(data, sources, vote_fold, limit)
+    observed = observe(engine, items, size, cache, reader is not None)
+    vote = _fit_vote(*observed.pixels, staging)
+    verdict = _fit_verdict(observed.slices, items)
+    limits, seen = None, None
+    if reader is not None and observed.answers is not None and observed.features is not None:
+        verdict = replace(verdict, type_weight=_type_weight(observed.shares, observed.answers, items))
+        seen = _seen(engine, data, reader, size, cache)
+        limits = _limits(score(*seen, observed.answers, observed.features))
+    networks = _export_all(every, reader, size, staging, refitted=True)
+    if fitting != staging:
+        shutil.rmtree(fitting)
+        shipped = load_engine(networks)  # what it converts is published too
+        if reader is not None and reader.refit_folds:
+            seen = _seen(shipped, data, reader, size, cache)
+    fitted = Provenance(
+        sources=sources, folds=(vote_fold,), license=strictest(license_of(data, s) for s in sources), scans=len(items),
+        **facts(time.perf_counter() - started),
+    )  # fmt: skip
+    training = _facts(every, sources, vote_fold, trial)
+    manifest = Manifest(
+        folder=staging, size=size, members=networks.members, classifier=networks.classifier,
+        vote=replace(vote, provenance=fitted), verdict=replace(verdict, provenance=fitted), training=training,
+        out_of_distribution=_outside(seen, limits, reader, staging),
+        patients=patients_of(load_index(data, sources, training.fitted_folds)),
+    )  # fmt: skip
+    share = _mask_share(Voter.load(manifest), observed.tumors)
+    write(staging / FILE, replace(manifest, verdict=replace(manifest.verdict, mask_share=share)).text())
+    return _publish(staging, out)
+
+
+def voting() -> list[str]:
+    """The segmenters whose cards say that they vote."""
+    return [c.name for c in cards() if c.votes]
+
+
+def read_runs(data: Path, runs: Path, names: Sequence[str], vote_fold: int) -> list[Run]:
+    """The finished runs of these networks, which fit together.
+
+    Raises:
+        WeightsMissing: A network has no finished run.
+        DataError: A network was trained on ``vote_fold`` from the start, or the networks read canvases of different sizes
+            or were trained on different folds.
+    """
+    found = [_run_of(data, runs / name, vote_fold) for name in names]
+    for what, of in (("canvases of side", "size"), ("folds", "folds")):
+        groups: dict[Any, list[str]] = {}
+        for run in found:
+            groups.setdefault(getattr(run, of), []).append(run.name)
+        if len(groups) > 1:
+            told = "; ".join(f"{', '.join(who)}: {_words(value)}" for value, who in groups.items())
+            raise DataError(
+                f"Networks that are stacked were trained on {what} alike; received {told}. Train those that differ again."
+            )
+    return found
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _facts(runs: Sequence[Run], sources: tuple[str, ...], vote_fold: int, trial: bool) -> Training:
+    """What is true of the whole set."""
+    return Training(
         date=datetime.date.today().isoformat(),
-        sources=tuple(sources),
-        member_folds=first["folds"],
+        sources=sources,
+        member_folds=runs[0].folds,
         vote_fold=vote_fold,
-        refitted={name: described[name]["refit_folds"] for name in sorted(refitted)},
-        split="whole folds by patient; the vote and the verdict were fitted on scans that no network had seen",
-        license="CC BY-NC-SA 4.0" if "lgg" in sources else "CC BY 4.0",
+        refitted={run.name: run.refit_folds for run in sorted(runs, key=lambda r: r.name) if run.refit_folds},
+        split="whole folds; the vote and the verdict were fitted on scans that no network had seen by then",
+        license=strictest(run.license for run in runs),
+        trial=trial,
     )
 
-    def exported(folder: Path, weights: dict[str, str]) -> Networks:
-        """Write all networks into ``folder``."""
-        entries = [_export(n, r, runs / n / weights.get(n, FINAL), size, folder) for n, r in described.items()]
-        reader = entries.pop() if classifier else None
-        return Networks(folder=folder, size=size, members=tuple(entries), classifier=reader)
 
-    networks = exported(fitting, dict.fromkeys(refitted, OUT_OF_FOLD))
-    engine = load_engine(networks)
-    items = load_index(data, first["sources"], [vote_fold], ("FLAIR", "T1c"))
-    if limit is not None:
-        kept = [[i for i in items if i.source == s] for s in first["sources"]]
-        items = [i for group in kept for i in group[:: max(1, len(group) // limit)]]
-    pixels, labels = pack(items, size, runs / "cache")
-    phantoms, phantom_labels = (a[::5] for a in phantom_pack(size))  # of every kind
+def vote_items(data: Path, sources: Sequence[str], vote_fold: int, limit: int | None) -> list[Item]:
+    """The scans that the vote is fitted on."""
+    items = load_index(data, sources, [vote_fold], ("FLAIR", "T1c"))
+    if limit is None:
+        return items
+    kept = [[i for i in items if i.source == s] for s in sources]
+    return [i for group in kept for i in group[:: max(1, len(group) // limit)]]
+
+
+def observe(engine: Engine, items: Sequence[Item], size: int, cache: Path, classifies: bool) -> Observed:
+    """Ask the networks about the vote's fold and, for the vote, some phantoms."""
+    pixels, labels = pack(items, size, cache)
     rng = np.random.default_rng(42)
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    slices: list[np.ndarray] = []
-    shares: list[np.ndarray] = []
-    tumors: list[tuple[str, np.ndarray, np.ndarray]] = []  # every second slice with a mask, for memory's sake
-    answers, features = _classified(engine, pixels) if classifier else (None, None)
+    slices, shares, tumors = [], [], []
+    answers, features = _classified(engine, pixels) if classifies else (None, None)
     for k, (softmax, truth) in enumerate(_predictions(engine, pixels, labels)):
-        if items[k].mask is not None or not items[k].tumor:  # a navoneel tumor has no mask: its pixels teach nothing
+        item = items[k]
+        if not item.tumor or (item.mask is not None and item.label in BY_KEY):  # without mask or type pixels teach nothing
             rows.append(_sample(softmax, truth, rng))
         masks = softmax[..., FIRST_TUMOR:].sum(-1) >= 0.5
         mean = softmax.mean(0)
-        said = None if answers is None else answers[k]
         found = mean[..., FIRST_TUMOR:].sum(-1)
-        if items[k].mask is not None and items[k].tumor and (items[k].source, items[k].sequence) != ("lgg", "T1c") and k % 2:
-            tumors.append((items[k].source, softmax.astype(np.float16), truth))
+        if item.mask is not None and item.tumor and (item.source, item.sequence) != ("lgg", "T1c") and k % 2:
+            tumors.append((item.source, softmax.astype(np.float16), truth))
+        said = None if answers is None else answers[k]
         slices.append(verdict_features(found, masks.sum((1, 2)), disagreement(masks), said))
         shares.append(np.array(list(type_probabilities(mean).values())))
+    phantoms, phantom_labels = (a[::5] for a in phantom_pack(size))  # of every kind
     for softmax, truth in _predictions(engine, phantoms, phantom_labels):
         rows.append(_sample(softmax, truth, rng))
     table, targets, weights = (np.concatenate(part) for part in zip(*rows, strict=True))
-    vote = _fit_vote(table, targets, weights, staging)
-    verdict = _fit_verdict(np.stack(slices), items)
-    outside = None
-    if answers is not None and features is not None:
-        verdict = replace(verdict, type_weight=_type_weight(np.stack(shares), answers, items))
-        mean, whitening = _seen(engine, data, first, size, runs / "cache")
-        limits = _limits(score(mean, whitening, answers, features))
-    if refitted:
-        networks = exported(staging, {})
-        engine = load_engine(networks)
-        shutil.rmtree(fitting)
-        if classifier in refitted:
-            mean, whitening = _seen(engine, data, first, size, runs / "cache")
-    if answers is not None:
-        write(staging / OUT_OF_DISTRIBUTION, save({"mean": mean, "whitening": whitening}))
-        outside = OutOfDistributionModel.of(staging / OUT_OF_DISTRIBUTION, **limits)
-    manifest = Manifest(
-        folder=staging, size=size, members=networks.members, classifier=networks.classifier, vote=vote, verdict=verdict,
-        training=training, out_of_distribution=outside,
-        patients=patients_of(load_index(data, first["sources"], training.fitted_folds)),
-    )  # fmt: skip
-    verdict = replace(verdict, mask_share=_mask_share(Voter.load(manifest), tumors))
-    write(staging / FILE, replace(manifest, verdict=verdict).text())
-    return _publish(staging, out)
+    return Observed((table, targets, weights), np.stack(slices), np.stack(shares), tumors, answers, features)
 
 
 def _fresh(folder: Path) -> Path:
@@ -185,25 +312,34 @@ def _publish(staging: Path, out: Path) -> Path:
     return out / FILE
 
 
-def _run_of(run: Path, vote_fold: int) -> dict[str, Any]:
+def _run_of(data: Path, run: Path, vote_fold: int) -> Run:
     if not (run / FINAL).is_file():
         raise WeightsMissing(f"{run.name} has no finished run; train it with 'neurovision train {run.name}'.")
-    described: dict[str, Any] = json.loads((run / "run.json").read_text())
-    if vote_fold in described["folds"]:
+    told: dict[str, Any] = json.loads((run / "run.json").read_text())
+    if vote_fold in told["folds"]:
         raise DataError(f"{run.name} was trained on fold {vote_fold}; the vote needs a fold that no member has seen.")
-    return described
+    sources = tuple(sorted(told["sources"]))
+    terms = strictest(license_of(data, s) for s in sources)
+    folds, refit = (tuple(sorted(told.get(key, ()))) for key in ("folds", "refit_folds"))
+    return Run(run, told["recipe"], folds, refit, sources, terms, told.get("facts", {}))
 
 
-def _config(run: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in run["recipe"]["config"].items() if k != "encoder_weights"}
+def _export_all(runs: Sequence[Run], reader: Run | None, size: int, folder: Path, refitted: bool) -> Networks:
+    """Write all networks into ``folder``: the shipped weights, or those from before any phase that refits."""
+    entries = [_export(run, FINAL if refitted or not run.refit_folds else OUT_OF_FOLD, size, folder) for run in runs]
+    classifier = entries.pop() if reader is not None else None
+    return Networks(folder=folder, size=size, members=tuple(entries), classifier=classifier)
 
 
-def _trained(name: str, run: dict[str, Any], weights: Path, size: int) -> keras.Model:
-    keras.utils.clear_session()
-    of_room = build if run["recipe"].get("task", "segment") == "segment" else build_classifier
-    model = of_room(name, (size, size, 1), **_config(run))
-    model.load_weights(weights)
-    return model
+def _outside(
+    seen: tuple[np.ndarray, np.ndarray] | None, limits: dict[str, float] | None, reader: Run | None, folder: Path
+) -> OutOfDistributionModel | None:
+    if seen is None or limits is None or reader is None:
+        return None
+    mean, whitening = seen
+    write(folder / OUT_OF_DISTRIBUTION, save({"mean": mean, "whitening": whitening}))
+    found: OutOfDistributionModel = OutOfDistributionModel.of(folder / OUT_OF_DISTRIBUTION, **limits)
+    return found
 
 
 def _predictions(engine: Engine, pixels: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -342,9 +478,9 @@ def _mask_share(voter: Voter, tumors: Sequence[tuple[str, np.ndarray, np.ndarray
     return float(tried[np.mean([np.mean(rows, 0) for rows in dice.values()], 0).argmax()])
 
 
-def _seen(engine: Engine, data: Path, run: dict[str, Any], size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+def _seen(engine: Engine, data: Path, run: Run, size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and whitening of the classifier's features on every second scan that it was trained on, and on phantoms."""
-    seen = load_index(data, run["sources"], run["folds"], ("FLAIR", "T1c"))[::2]
+    seen = load_index(data, run.sources, run.folds, ("FLAIR", "T1c"))[::2]
     known = [pack(seen, size, cache)[0], phantom_pack(size)[0]]  # phantoms are heads too
     return OutOfDistribution.fit(np.concatenate([_classified(engine, canvases)[1] for canvases in known]))
 
@@ -354,15 +490,17 @@ def _limits(scores: np.ndarray) -> dict[str, float]:
     return {"refuse": float(np.quantile(scores, 1 - REFUSED)), "warn": float(np.quantile(scores, 1 - WARNED))}
 
 
-def _export(name: str, run: dict[str, Any], weights: Path, size: int, out: Path) -> Network:
+def _export(run: Run, weights: str, size: int, out: Path) -> Network:
     """Write one network's variables as float16, and describe them."""
-    model = _trained(name, run, weights, size)
+    model = run.model(weights, size)
     tensors = {
         variable_key(v): np.asarray(v, np.float32).astype(np.float16)
         for v in model.variables
         if v.dtype.startswith("float")
     }
-    path = out / f"{name}.safetensors"
+    path = out / f"{run.name}.safetensors"
     write(path, save(tensors))
-    entry: Network = Network.of(path, name=name, config=_config(run), parameters=int(model.count_params()))
+    entry: Network = Network.of(
+        path, name=run.name, config=run.config, parameters=int(model.count_params()), provenance=run.provenance
+    )
     return entry

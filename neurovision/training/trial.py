@@ -26,7 +26,6 @@ from neurovision.training.dataset import Item, load_index, pack
 from neurovision.training.fit import Batches
 from neurovision.training.fit_classifier import (
     RECIPES,
-    STEPS,
     WIDE,
     Labeled,
     best_threshold,
@@ -35,6 +34,7 @@ from neurovision.training.fit_classifier import (
 )
 from neurovision.training.losses import CrossEntropyDice
 from neurovision.training.recipes import Recipe
+from neurovision.training.trainer import Plan, fit
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _classifier(found: Claim, how: Split, budget: Budget, data: Path, out: Path)
         clusters = [i.id for i in parts[2]]
     model = build_classifier(plan.name, (budget.size, budget.size, 1), **budget.config)
     started = time.process_time()
-    seen = fit_stages(model, plan, training, validation)
+    seen, _ = fit_stages(model, plan, training, validation)
     seconds = time.process_time() - started
     checked = np.asarray(model.predict(validation.canvases(), verbose=0))[:, 0]
     started = time.process_time()
@@ -267,20 +267,12 @@ def _train(
     for frozen, epochs in phases:
         for nested in (x for x in model.layers if isinstance(x, keras.Model)):
             nested.trainable = not frozen
-        rate: Any = schedule.rate * budget.rate
-        if schedule.decay < 1:
-            rate = keras.optimizers.schedules.ExponentialDecay(rate, STEPS, schedule.decay)
-        callbacks: list[Any] = [keras.callbacks.TerminateOnNaN()]
-        if schedule.patience is not None:
-            patience = schedule.patience
-            callbacks.append(keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True))
-        if schedule.plateau:
-            callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.1, patience=5))
-        model.compile(optimizer=keras.optimizers.AdamW(rate, weight_decay=schedule.weight_decay), loss=loss)
-        history = model.fit(
-            batches, epochs=epochs, validation_data=checks, validation_batch_size=BATCH, callbacks=callbacks, verbose=0
-        )
-        run += len(history.epoch)
+        plan = Plan(
+            epochs, schedule.rate * budget.rate, "exponential" if schedule.decay < 1 else "constant", decay=schedule.decay,
+            weight_decay=schedule.weight_decay, patience=schedule.patience, plateau=5 if schedule.plateau else None,
+            validation_batch=BATCH,
+        )  # fmt: skip
+        run += fit(model, batches, checks, plan, loss)[0]
     return run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 PRETRAINED = ("linknet", "unet_efficientnet", "deeplabv3plus")  # segmenters with an ImageNet encoder
@@ -45,6 +45,7 @@ class Recipe:
         batch: Scans a step.
         epoch_scans: Scans an epoch, drawn anew each time according to ``mix``.
         mix: Share of each group of scans in an epoch; see ``fit.GROUPS``.
+        own: Share of scans from data sets of one's own, on the scale of ``mix``.
         schedule: ``"cosine"`` (warm-up, then to zero) or ``"plateau"`` (constant, times 0.1 after 5 epochs
             without a better validation loss).
         warmup: Part of a phase's steps that the rate rises, with ``"cosine"``.
@@ -60,6 +61,8 @@ class Recipe:
         average: What is handed out is the mean of the weights at the ends of so many last phases (Izmailov 2018, arXiv
             1803.05407, over the ends of cosine cycles; running statistics are averaged as well, not taken anew). Of
             those that refit and those before, each have a mean of their own.
+        limit: At most about so many scans of each data set; None takes all.
+        trial: Shortened by a caller: what it trains never takes the place of whole weights.
     """
 
     name: str
@@ -92,6 +95,28 @@ class Recipe:
     task: Literal["segment", "type"] = "segment"
     start: str = ""
     average: int = 1
+    own: float = 0.5
+    limit: int | None = None
+    trial: bool = False
+
+    def shortened(
+        self, epochs: int | None = None, size: int | None = None, batch: int | None = None, limit: int | None = None
+    ) -> Recipe:
+        """The same with other numbers, as a trial; without any number the recipe itself.
+
+        Args:
+            epochs: At most so many a phase.
+            size: Side of the canvas in pixels, in every phase.
+            batch: Scans a step, in every phase.
+            limit: At most about so many scans of each data set; of validation scans too.
+        """
+        if (epochs, size, batch, limit) == (None,) * 4:
+            return self
+        phases = tuple(
+            replace(p, epochs=min(p.epochs, epochs or p.epochs), size=size or p.size, batch=None if batch else p.batch)
+            for p in self.phases
+        )
+        return replace(self, phases=phases, batch=batch or self.batch, limit=limit, trial=True)
 
 
 def recipe(name: str) -> Recipe:

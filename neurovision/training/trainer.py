@@ -1,0 +1,355 @@
+"""The one loop that fits a network, for segmenters, classifiers and the trials of ``reproduce``; it resumes exactly.
+
+A run that was interrupted and resumed ends with the weights of one that was not: the optimizer, dropout's chance, the
+epoch that batches are drawn for, and what early stopping and the plateau schedule remember are kept after every epoch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from neurovision.errors import DataError, ModelError
+from neurovision.files import replacing, write
+
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+DECAY_STEPS = 1000  # of every exponential decay in the documents
+PLATEAU_FACTOR, PLATEAU_DELTA = 0.1, 1e-4
+RUN, HISTORY = "run.json", "history.csv"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stretch of training.
+
+    Attributes:
+        epochs: At most this many.
+        learning_rate: At the start; with ``"cosine"`` the peak.
+        schedule: ``"constant"``, ``"cosine"`` (warm-up, then to zero) or ``"exponential"``.
+        warmup: Part of the steps that the rate rises, with ``"cosine"``.
+        decay: Factor of the rate every DECAY_STEPS steps, with ``"exponential"``.
+        optimizer: One of OPTIMIZERS.
+        weight_decay: Decoupled, as in AdamW; 0 is plain Adam.
+        clip: Largest norm of a gradient; None for any.
+        watched: What early stopping watches; a name that ends in ``auc`` is better when larger, any other when smaller.
+        patience: Epochs without a better value after which training stops and the best epoch's weights come back.
+        plateau: Epochs without a better validation loss after which the rate is divided by ten; None for never.
+        validation_batch: Scans a validation step.
+    """
+
+    epochs: int
+    learning_rate: float
+    schedule: str = "constant"
+    warmup: float = 0.0
+    decay: float = 1.0
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    clip: float | None = None
+    watched: str = "val_loss"
+    patience: int | None = None
+    plateau: int | None = None
+    validation_batch: int = 32
+
+    def rate(self, steps: int) -> Any:
+        """The learning rate or its schedule, over so many steps."""
+        if self.schedule == "cosine":
+            warm = max(1, int(steps * self.warmup))
+            return keras.optimizers.schedules.CosineDecay(
+                self.learning_rate / 20, steps - warm, alpha=0.01, warmup_target=self.learning_rate, warmup_steps=warm
+            )
+        if self.schedule == "exponential":
+            return keras.optimizers.schedules.ExponentialDecay(self.learning_rate, DECAY_STEPS, self.decay)
+        return self.learning_rate
+
+    def built_optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """The optimizer for so many steps.
+
+        Raises:
+            ModelError: Its name is none of OPTIMIZERS.
+        """
+        kinds = {"adam": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop, "sgd": keras.optimizers.SGD}
+        if self.optimizer not in kinds:
+            raise ModelError(f"An optimizer is one of {', '.join(OPTIMIZERS)}; received {self.optimizer!r}.")
+        return kinds[self.optimizer](self.rate(steps), weight_decay=self.weight_decay, clipnorm=self.clip)
+
+
+class Drawn(Protocol):
+    """Batches that depend on nothing but their index and ``epoch``, which is set before each epoch begins."""
+
+    epoch: int
+
+    def __len__(self) -> int: ...
+
+
+def fit(
+    model: keras.Model,
+    batches: Any,
+    validation: tuple[np.ndarray, np.ndarray],
+    plan: Plan,
+    loss: Any,
+    metrics: Sequence[Any] = (),
+    folder: Path | None = None,
+    class_weight: dict[int, float] | None = None,
+    verbose: int = 0,
+) -> tuple[int, float]:
+    """Train a built network in place.
+
+    Args:
+        model: What is trained; layers are frozen before.
+        batches: A ``PyDataset`` that is :class:`Drawn`.
+        validation: Inputs and targets that are only measured on.
+        plan: How.
+        loss: Of Keras.
+        metrics: Of Keras.
+        folder: Where HISTORY and the state of every epoch are kept, for a later call to resume from; None keeps none.
+        class_weight: Weight of each class in the loss.
+        verbose: Keras' verbosity.
+
+    Returns:
+        Epochs and seconds, those of an interrupted call included.
+    """
+    model.compile(optimizer=plan.built_optimizer(len(batches) * plan.epochs), loss=loss, metrics=list(metrics))
+    keeper = _Keeper(batches, plan, folder)
+    callbacks: list[Any] = [keras.callbacks.TerminateOnNaN()]
+    if folder is not None:
+        keeper.restore(model)
+        callbacks.append(keras.callbacks.CSVLogger(str(folder / HISTORY), append=True))
+    if plan.patience is not None:
+        keeper.early = keras.callbacks.EarlyStopping(
+            plan.watched, mode=_mode(plan.watched), patience=plan.patience, restore_best_weights=True
+        )
+        callbacks.append(keeper.early)
+    if plan.plateau is not None:
+        keeper.plateau = keras.callbacks.ReduceLROnPlateau(
+            "val_loss", factor=PLATEAU_FACTOR, patience=plan.plateau, min_delta=PLATEAU_DELTA
+        )
+        callbacks.append(keeper.plateau)
+    if keeper.stopped():
+        model.set_weights(keeper.best_weights)
+        return keeper.epoch, keeper.seconds
+    with fused_normalization():
+        model.fit(  # Keras would shuffle the batches, which are drawn at random already, by a state that is not kept
+            batches, shuffle=False, epochs=plan.epochs, initial_epoch=keeper.epoch, validation_data=validation,
+            validation_batch_size=plan.validation_batch, class_weight=class_weight, callbacks=[*callbacks, keeper],
+            verbose=verbose,
+        )  # fmt: skip
+    return keeper.epoch, keeper.seconds
+
+
+def _mode(watched: str) -> str:
+    return "max" if watched.endswith("auc") else "min"
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Tells the batches their epoch, and keeps and restores what an interrupted call needs; the last callback.
+
+    Keras' own writes in place, where a run that is killed meanwhile could never resume, and forgets what the other
+    callbacks remember.
+    """
+
+    def __init__(self, batches: Any, plan: Plan, folder: Path | None) -> None:
+        super().__init__()
+        self.batches, self.plan, self.folder = batches, plan, folder
+        self.early: Any = None
+        self.plateau: Any = None
+        self.epoch, self.seconds, self.best_weights = 0, 0.0, None
+        self._since = time.perf_counter()
+        self._watched: list[float] = []  # of the epochs before
+        self._losses: list[float] = []
+
+    @property
+    def _latest(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "backup" / "latest.weights.h5"
+
+    @property
+    def _state(self) -> Path:
+        return self._latest.with_name("training_metadata.json")
+
+    @property
+    def _best(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "best.weights.h5"
+
+    def restore(self, model: keras.Model) -> None:
+        """Put the model where an interrupted call left it."""
+        assert self.folder is not None
+        self._latest.parent.mkdir(parents=True, exist_ok=True)
+        if not self._state.is_file():
+            (self.folder / HISTORY).unlink(missing_ok=True)
+            return
+        state = json.loads(self._state.read_text())
+        self.epoch, self.seconds = int(state["epoch"]), float(state.get("seconds", 0.0))
+        self._cut_history()
+        assert model.optimizer is not None
+        model.optimizer.build(model.trainable_variables)
+        if self.plan.patience is not None and self._best.is_file():
+            model.load_weights(self._best)
+            self.best_weights = model.get_weights()
+        model.load_weights(self._latest)
+        for variable, value in zip(_chance(model), state.get("chance", []), strict=False):
+            variable.assign(np.array(value))
+
+    def _cut_history(self) -> None:
+        """Read what was watched, and leave no row of an epoch whose weights were not kept."""
+        assert self.folder is not None
+        history = self.folder / HISTORY
+        if not history.is_file():
+            return
+        lines = history.read_text().splitlines(keepends=True)[: self.epoch + 1]
+        write(history, "".join(lines))
+        rows = list(csv.DictReader(lines))
+        self._watched = [float(r[self.plan.watched]) for r in rows if r.get(self.plan.watched)]
+        self._losses = [float(r["val_loss"]) for r in rows if r.get("val_loss")]
+
+    def _best_epoch(self) -> int:
+        signed = [-v for v in self._watched] if _mode(self.plan.watched) == "max" else self._watched
+        return min(range(len(signed)), key=signed.__getitem__)
+
+    def stopped(self) -> bool:
+        """Whether an interrupted call had come to its end already."""
+        if self.epoch >= self.plan.epochs:
+            return self.best_weights is not None
+        return self.best_weights is not None and len(self._watched) - 1 - self._best_epoch() >= (self.plan.patience or 0)
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._since = time.perf_counter()
+        if self.early is not None and self.best_weights is not None and self._watched:
+            best = self._best_epoch()
+            self.early.best, self.early.best_epoch = self._watched[best], best
+            self.early.wait, self.early.best_weights = len(self._watched) - 1 - best, self.best_weights
+        if self.plateau is not None:
+            for value in self._losses:
+                if self.plateau.best is None or value < self.plateau.best - PLATEAU_DELTA:
+                    self.plateau.best, self.plateau.wait = value, 0
+                else:
+                    self.plateau.wait = (self.plateau.wait + 1) % (self.plan.plateau or 1)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.batches.epoch = epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        now = time.perf_counter()
+        self.epoch, self.seconds, self._since = epoch + 1, self.seconds + now - self._since, now
+        if self.folder is None:
+            return
+        assert self.model is not None
+        value = float((logs or {}).get(self.plan.watched, math.nan))
+        self._watched.append(value)
+        if self.plan.patience is not None and self._best_epoch() == len(self._watched) - 1:
+            save_weights(self.model, self._best)
+        save_weights(self.model, self._latest)
+        chance = [np.asarray(v).tolist() for v in _chance(self.model)]
+        write(self._state, json.dumps({"epoch": self.epoch, "seconds": round(self.seconds, 1), "chance": chance}))
+
+
+def _chance(model: keras.Model) -> list[Any]:
+    """The states that dropout draws from, which Keras leaves out of a file of weights."""
+    return [v for v in model.variables if "seed_generator_state" in v.path]
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write atomically: a run that is killed leaves no half file that a resumed run would read."""
+    with replacing(path) as part:
+        model.save_weights(part)
+
+
+def open_run(out: Path, told: dict[str, Any], finished: bool) -> None:
+    """Write ``run.json``, or check that an earlier call was asked for the same.
+
+    Phases that have not begun may differ: what is recorded is then what is trained.
+
+    Args:
+        out: The run's folder.
+        told: What the run is asked for, as JSON holds it.
+        finished: Whether the folder holds a finished run.
+
+    Raises:
+        DataError: The folder holds a run with other options.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path, told = out / RUN, json.loads(json.dumps(told))
+    if path.is_file():
+        before = json.loads(path.read_text())
+        begun = None if finished else _begun(out)
+        if other := _differing(before, told, begun):
+            state = "finished" if finished else "begun"
+            raise DataError(
+                f"{out.name} was {state} with another {', another '.join(other)}; name another folder with --runs, or "
+                f"remove {out.name} to train it anew."
+            )
+        told = {**before, **told}
+    if not finished:
+        write(path, json.dumps(told, indent=1))
+
+
+def record(out: Path, **facts: Any) -> None:
+    """Add to ``run.json`` what the finished run came to."""
+    told = json.loads((out / RUN).read_text())
+    write(out / RUN, json.dumps({**told, "facts": facts}, indent=1))
+
+
+def _begun(out: Path) -> int:
+    """How many phases an unfinished run has begun."""
+    begun = [p.name.removeprefix("phase").split(".")[0] for p in out.glob("phase*")]
+    return 1 + max((int(n) for n in begun if n.isdigit()), default=-1)
+
+
+def _differing(before: dict[str, Any], told: dict[str, Any], begun: int | None) -> list[str]:
+    """Names of options that differ; those that an older version did not record are passed over."""
+    found = []
+    for key in told:
+        if key == "recipe":
+            old, new = (dict(d["recipe"]) for d in (before, told))
+            phases = [(r.pop("phases", None) or [])[:begun] for r in (old, new)]
+            if begun is not None:
+                new.pop("average", None)
+            if phases[0] != phases[1] or any(old[k] != v for k, v in new.items() if k in old):
+                found.append("recipe")
+        elif key == "refit_folds":
+            continue  # follows from folds and recipe
+        elif key in before and before[key] != told[key]:
+            found.append(key.replace("_", " "))
+    return found
+
+
+@contextmanager
+def fused_normalization() -> Iterator[None]:
+    """Train batch normalization with TensorFlow's one fused operation; other backends are left alone.
+
+    Keras writes it out as a dozen elementary operations, which is a quarter of a training step on a CPU. The numbers
+    are the same, but for the running variance, which the fused operation takes without bias: N / (N - 1) of Keras'.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    plain = keras.layers.BatchNormalization.call
+
+    def call(self: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not (training and self.trainable) or len(inputs.shape) != 4 or inputs.dtype != "float32":
+            return plain(self, inputs, training=training, mask=mask)
+        empty = tf.zeros([0])
+        normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=self.gamma, offset=self.beta, mean=empty, variance=empty, epsilon=self.epsilon
+        )
+        for running, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            running.assign(running * self.momentum + now * (1 - self.momentum))
+        return normalized
+
+    setattr(keras.layers.BatchNormalization, "call", call)  # noqa: B010 - a method cannot be assigned to otherwise
+    try:
+        yield
+    finally:
+        setattr(keras.layers.BatchNormalization, "call", plain)  # noqa: B010
