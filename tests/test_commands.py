@@ -71,8 +71,8 @@ def test_shared_options_read_alike_wherever_they_stand() -> None:
 
 
 def test_the_generator_is_looked_for_where_every_command_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurovision.aids.sampling import FILE, load
     from neurovision.errors import WeightsTampered
-    from neurovision.training.diffusion import FILE, load
 
     monkeypatch.delenv("NEUROVISION_WEIGHTS", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -81,3 +81,49 @@ def test_the_generator_is_looked_for_where_every_command_looks(tmp_path: Path, m
     (tmp_path / "weights" / FILE).write_text("of this folder")
     with pytest.raises(WeightsTampered):
         load()
+
+
+def test_a_scan_is_one_line() -> None:
+    from neurovision.commands.predict import line_of
+
+    row: dict[str, Any] = {
+        "scan": "a.png", "verdict": "tumor", "tumor_probability": 0.971, "threshold": 0.42, "tumor_type": "glioma",
+        "p_glioma": 0.88, "tumor_area_px": 1234, "tumor_area_mm2": None, "tumor_volume_ml": None,
+    }  # fmt: skip
+    said = "a.png: tumor detected, probability of a tumor 0.97 (tumor from 0.42)"
+    assert line_of(row) == f"{said}, glioma 0.88, 1234 px marked"
+    assert line_of({**row, "tumor_area_mm2": 512.4}).endswith("glioma 0.88, 512 mm2 marked")
+    assert line_of({**row, "tumor_volume_ml": 12.34, "tumor_area_mm2": None}).endswith("12.3 ml marked")
+    none = {**row, "verdict": "no tumor", "tumor_probability": 0.03, "tumor_type": None, "tumor_area_px": 0}
+    assert line_of(none) == "a.png: no tumor detected, probability of a tumor 0.03 (tumor from 0.42)"
+    assert line_of({**row, "verdict": "borderline"}).startswith("a.png: borderline, probability")
+    assert line_of({**row, "verdict": None}) == "a.png: no verdict"
+
+
+def test_a_trial_takes_no_whole_evaluations_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    from neurovision.commands.measure import place_of
+    from neurovision.errors import DataError
+
+    monkeypatch.chdir(tmp_path)
+    assert place_of(None, False) == Path("docs/evaluation") and place_of(None, True) == Path("runs/trial")
+    (tmp_path / "whole").mkdir()
+    about = {"trial": False, "command": "neurovision evaluate --fold 4"}
+    (tmp_path / "whole" / "evaluation.json").write_text(json.dumps({"about": about}))
+    assert place_of(tmp_path / "whole", False) == tmp_path / "whole"
+    with pytest.raises(DataError, match="holds a whole evaluation"):
+        place_of(tmp_path / "whole", True)
+    (tmp_path / "whole" / "evaluation.json").write_text(json.dumps({"about": {**about, "trial": True}}))
+    assert place_of(tmp_path / "whole", True) == tmp_path / "whole"
+
+
+def test_a_shortened_recipe_says_so() -> None:
+    from neurovision.training.recipes import recipe
+
+    whole = recipe("unet")
+    assert whole.shortened() == whole and not whole.trial
+    short = whole.shortened(epochs=1, size=64, batch=2, limit=10)
+    assert short.trial and short.batch == 2 and short.limit == 10
+    assert {(p.epochs, p.size, p.batch) for p in short.phases} == {(1, 64, None)}
+    assert [p.refit for p in short.phases] == [p.refit for p in whole.phases]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neurovision.commands.options import AsJson, Data, Engine, EngineChoice, Runs, Source, TestFold, Weights
+from neurovision.commands.options import AsJson, Data, Engine, EngineChoice, Limit, Runs, Source, TestFold, Weights
 
 Names = Annotated[list[str] | None, typer.Argument(help="Claims, such as e-custom-cnn; an unknown one lists all.")]
 Splits = Annotated[list[str] | None, typer.Option(help="patients, slices or copies; each claim's own by default.")]
@@ -17,12 +17,14 @@ Splits = Annotated[list[str] | None, typer.Option(help="patients, slices or copi
 def evaluate(
     data: Data = None,
     fold: TestFold = 4,
-    out: Annotated[Path, typer.Option(help="Folder for the tables and figures.")] = Path("docs/evaluation"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables and figures; docs/evaluation, or of a trial runs/trial.")
+    ] = None,
     weights: Weights = None,
     engine: Engine = EngineChoice.auto,
     runs: Runs = Path("runs"),
     source: Source = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many scans of each data set: a trial.")] = None,
+    limit: Limit = None,
     sequence: Annotated[list[str], typer.Option(help="LGG's sequence, FLAIR or T1c; may be given twice.")] = ["FLAIR"],  # noqa: B006
     failures: Annotated[
         Path | None, typer.Option(help="Draw the worst cases into this folder; they are patients' pictures.")
@@ -30,12 +32,16 @@ def evaluate(
 ) -> None:
     """Measure every member, the vote and the verdict on one fold; write Markdown, JSON and figures.
 
-    After a full run on an unseen fold the model card beside the folder is written anew.
+    After a full run on an unseen fold the model card beside the folder is written anew. A trial, by --limit, --source or
+    weights that are a trial's, goes to a folder of its own.
     """
+    from neurovision.ensemble.weights import load_manifest
     from neurovision.evaluation.card import write_card
     from neurovision.evaluation.evaluate import evaluate as run
     from neurovision.training.dataset import data_root
 
+    trial = limit is not None or bool(source) or load_manifest(weights).training.trial
+    out = place_of(out, trial)
     run(
         data_root(data),
         fold,
@@ -49,9 +55,28 @@ def evaluate(
         failures=failures,
     )
     print(out / "evaluation.md")
-    if limit is None and not source:
+    if not trial:
         write_card(weights, out / "evaluation.json", out.parent / "MODEL_CARD.md")
         print(out.parent / "MODEL_CARD.md")
+
+
+def place_of(out: Path | None, trial: bool) -> Path:
+    """Where an evaluation goes.
+
+    Raises:
+        DataError: A trial would take the place of a whole one.
+    """
+    import json
+
+    from neurovision.errors import DataError
+
+    chosen = out or Path("runs/trial" if trial else "docs/evaluation")
+    there = chosen / "evaluation.json"
+    if trial and there.is_file():
+        about = json.loads(there.read_bytes())["about"]
+        if not about["trial"] and "--source" not in about["command"]:
+            raise DataError(f"This is a trial, and {chosen} holds a whole evaluation; name another folder with --out.")
+    return chosen
 
 
 def explain(
@@ -59,6 +84,7 @@ def explain(
     fold: TestFold = 4,
     limit: Annotated[int, typer.Option(help="Scans with a tumor of each data set.")] = 20,
     weights: Weights = None,
+    source: Source = None,
     classifier: Annotated[
         list[Path] | None, typer.Option(help="Folder of 'neurovision fit-classifier', instead of the members; repeatable.")
     ] = None,
@@ -68,7 +94,7 @@ def explain(
     from neurovision.ensemble.engine import load_member
     from neurovision.ensemble.weights import load_manifest
     from neurovision.evaluation.explain import measure_pointing
-    from neurovision.training.dataset import data_root, load_index
+    from neurovision.training.dataset import data_root, load_index, sources_in
 
     if classifier:
         networks = ((folder.name, TrainedClassifier.load(folder).model) for folder in classifier)
@@ -76,11 +102,17 @@ def explain(
         manifest = load_manifest(weights)
         networks = ((entry.name, load_member(entry, manifest)) for entry in manifest.members)
     print("network            data       scans   hits  share  chance")
+    root = data_root(data)
+    tumors_of = {
+        s: [i for i in load_index(root, [s]) if i.fold == fold and i.tumor and i.mask is not None]
+        for s in source or sources_in(root)
+    }
     for name, model in networks:
-        for source in ("figshare", "lgg"):
-            tumors = [i for i in load_index(data_root(data), [source], [fold]) if i.tumor and i.mask is not None]
+        for source_, tumors in tumors_of.items():
+            if not tumors:
+                continue
             p = measure_pointing(model, tumors[:: max(1, len(tumors) // limit)][:limit])
-            print(f"{name:18} {source:9} {p.scans:6} {p.hits:6.2f} {p.share:6.2f} {p.chance:7.2f}")
+            print(f"{name:18} {source_:9} {p.scans:6} {p.hits:6.2f} {p.share:6.2f} {p.chance:7.2f}")
 
 
 def reproduce(

@@ -47,6 +47,14 @@ def parse_folds(text: str | FoldList) -> FoldList:
     return FoldList(numbers)
 
 
+def tell_progress() -> None:
+    """Say on standard error what takes a while and is done once, such as converting the networks."""
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("neurovision").setLevel(logging.INFO)
+
+
 def _found(given: Path | None) -> Path | None:
     """What is given, else what NEUROVISION_HUB pins where no weights are on this machine."""
     if given is not None:
@@ -70,6 +78,10 @@ ValidationFold = Annotated[int, typer.Option(help="Fold that is not trained on, 
 TestFold = Annotated[int, typer.Option(help="Fold that took no part in fitting.", min=1)]
 Source = Annotated[list[str] | None, typer.Option(help="Data set; may be given more than once.")]
 WithoutLgg = Annotated[bool, typer.Option(help="Leave LGG out, and its non-commercial terms with it.")]
+Epochs = Annotated[int | None, typer.Option(help="At most so many epochs a phase: a trial.", min=1)]
+Size = Annotated[int | None, typer.Option(help="Side of the canvas in pixels: a trial.", min=32, max=1024)]
+Batch = Annotated[int | None, typer.Option(help="Scans a step: a trial.", min=1)]
+Limit = Annotated[int | None, typer.Option(help="At most so many scans of each data set: a trial.", min=1)]
 Scans = Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if need be.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]

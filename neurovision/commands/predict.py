@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurovision.commands.options import Anonymize, AsJson, Engine, EngineChoice, Out, Scans, Weights
+from neurovision.commands.options import Anonymize, AsJson, Engine, EngineChoice, Out, Scans, Weights, tell_progress
 
 if TYPE_CHECKING:
     from neurovision.ensemble.pipeline import Analyzer
@@ -36,7 +37,7 @@ def predict(
     anonymize: Anonymize = False,
     list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name the files that are no scans.")] = False,
 ) -> None:
-    """Analyze scans: for each X.png write X.json, X.mask.png (class indices 0 to 4) and X.overlay.png.
+    """Analyze scans: for each X.png print a line and write X.json, X.mask.png (class indices 0 to 4) and X.overlay.png.
 
     A DICOM file or series also gets X.seg.dcm and X.sr.dcm; a volume gets X.mask.nii.gz instead of X.mask.png. Where
     two scans have the same file name, their folders are put in front of X. What a file holds decides, not its name.
@@ -65,6 +66,7 @@ def predict(
         print("neurovision: there is no scan in the given folders.", file=sys.stderr)
         raise typer.Exit(1)
     out.mkdir(parents=True, exist_ok=True)
+    tell_progress()
     analyzer = Analyzer.load(weights, engine.value)
     failed = 0
     for scan in tqdm(listing.scans, unit="scan", disable=None):
@@ -92,6 +94,7 @@ def predict(
         except Exception as e:  # noqa: BLE001 - whatever one file provokes must not end the others
             result, reason = None, f"the program failed on it ({type(e).__name__}); please report this"
         else:
+            tqdm.write(line_of(result.row()))
             reason = result.reason
             if reason is None and objects is not None and objects.missing:
                 reason = f"no {' and no '.join(m.object for m in objects.missing)} written. {objects.missing[0].reason}"
@@ -120,6 +123,23 @@ def classify(
     else:
         for answer in answers:
             print(f"{answer.image}: {answer.text()}" if len(answers) > 1 else answer.text())
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """A scan's result in one line: verdict, probability, type and size.
+
+    Args:
+        row: As ``Result.row`` gives it.
+    """
+    if row["verdict"] is None:
+        return f"{row['scan']}: no verdict"
+    said = {"no tumor": "no tumor detected", "tumor": "tumor detected"}.get(row["verdict"], row["verdict"])
+    parts = [f"probability of a tumor {row['tumor_probability']:.2f} (tumor from {row['threshold']:.2f})"]
+    if row["verdict"] != "no tumor" and row["tumor_type"]:
+        parts.append(f"{row['tumor_type']} {row['p_' + row['tumor_type']]:.2f}")
+    sizes = (("tumor_volume_ml", "ml", ".1f"), ("tumor_area_mm2", "mm2", ".0f"), ("tumor_area_px", "px", ".0f"))
+    known = [f"{row[key]:{digits}} {unit} marked" for key, unit, digits in sizes if row.get(key)]
+    return f"{row['scan']}: {said}, {', '.join([*parts, *known[:1]])}"
 
 
 def _analyze(analyzer: Analyzer, study: Study) -> Result:

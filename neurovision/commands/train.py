@@ -12,11 +12,15 @@ import typer
 from neurovision.commands.options import (
     FIRST_THREE,
     FIRST_TWO,
+    Batch,
     Data,
+    Epochs,
     Folds,
+    Limit,
     NewWeights,
     Runs,
     Seed,
+    Size,
     Source,
     ValidationFold,
     WithoutLgg,
@@ -24,15 +28,29 @@ from neurovision.commands.options import (
 
 
 def data(
-    source: Annotated[Path, typer.Argument(help="A prepared folder to check, or a folder of original downloads.")],
-    out: Annotated[Path | None, typer.Option(help="Prepare the originals into this folder.")] = None,
+    source: Annotated[
+        Path, typer.Argument(help="A prepared folder to check; or scans of your own with a CSV, or original downloads.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Prepare into this folder.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of a data set of your own; its folder's by default.")] = None,
+    license: Annotated[str, typer.Option(help="Terms of your data, which the weights keep to.")] = "not stated",
 ) -> None:
-    """Check prepared scans, or prepare the original downloads (figshare .mat, kaggle_3m, yes/no, notumor)."""
+    """Check prepared scans, or prepare your own or the original downloads (figshare .mat, kaggle_3m, yes/no, notumor).
+
+    Scans of your own: a folder with a CSV of columns image, mask, label, patient, fold and sequence, of which only image
+    is needed. An image is a picture, a NIfTI file, or a DICOM file or folder; volumes are cut into slices. Labels are
+    none, tumor, glioma, meningioma and pituitary. Without folds, patients are spread over five.
+    """
     from collections import Counter
 
     from neurovision.training.dataset import load_index
+    from neurovision.training.own import is_own, prepare_own
 
-    if out is not None:
+    if out is not None and is_own(source):
+        chosen = name or "".join(c if c.isalnum() else "-" for c in source.resolve().name.lower()).strip("-")
+        print(*prepare_own(source, out, chosen, license).lines(), sep="\n")
+        source = out
+    elif out is not None:
         from neurovision.training.originals import prepare_originals
 
         prepare_originals(source, out)
@@ -54,9 +72,17 @@ def train(
     without_lgg: WithoutLgg = False,
     published: Annotated[bool, typer.Option(help="The documents' size and schedule, not the shipped recipe.")] = False,
     accepted: Annotated[bool, typer.Option(help="Also train on masks accepted with 'neurovision sam accept'.")] = False,
+    epochs: Epochs = None,
+    limit: Limit = None,
+    batch: Batch = None,
+    size: Size = None,
     seed: Seed = 1,
 ) -> None:
-    """Train one network by its recipe, after the one that lends its encoder; a stopped run goes on where it was."""
+    """Train one network by its recipe, after the one that lends its encoder; an interrupted run resumes.
+
+    A run that was begun or finished with other options is refused. A trial, which a number shortens, is stacked into a
+    weights folder of its own only.
+    """
     import logging
 
     from neurovision.training.dataset import data_root, sources_in
@@ -67,11 +93,11 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = data_root(data)
     sources = [s for s in sources_in(root) if not (without_lgg and s == "lgg")]
-    chosen = published_recipe(name) if published else recipe(name)
+    chosen = (published_recipe(name) if published else recipe(name)).shortened(epochs, size, batch, limit)
     verbose = 1 if sys.stderr.isatty() else 2
     wanted = [chosen]
     if chosen.start and lendable(runs / chosen.start) is None:
-        wanted.insert(0, recipe(chosen.start))
+        wanted.insert(0, recipe(chosen.start).shortened(epochs, size, batch, limit))
     for each in wanted:
         place = runs / each.name
         print(run(each, root, list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted))
@@ -82,6 +108,7 @@ def stack(
     runs: Runs = Path("runs"),
     out: NewWeights = Path("weights"),
     vote_fold: Annotated[int, typer.Option(help="Fold that no member was trained on.")] = 3,
+    limit: Limit = None,
 ) -> None:
     """Fit the vote and the verdict on a fold that no member saw, and write the weights and their manifest."""
     import logging
@@ -90,7 +117,7 @@ def stack(
     from neurovision.training.stack import stack as run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(run(data_root(data), runs, out, vote_fold))
+    print(run(data_root(data), runs, out, vote_fold, limit=limit))
 
 
 def fit_classifier(

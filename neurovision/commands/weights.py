@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neurovision.commands.options import AsJson, Weights
+from neurovision.commands.options import AsJson, Weights, tell_progress
 
 hub_app = typer.Typer(
     help="Fetch weights from, and publish them to, the Hugging Face Hub, pinned by commit and digest. NEUROVISION_HUB_TOKEN "
@@ -92,6 +92,7 @@ def convert(weights: Weights = None) -> None:
     from neurovision.ensemble.voter import Voter
     from neurovision.ensemble.weights import load_manifest
 
+    tell_progress()
     manifest = load_manifest(weights)
     precision = OpenVinoEngine(manifest).precision
     Voter.load(manifest)

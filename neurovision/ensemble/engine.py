@@ -297,7 +297,7 @@ def _converted(manifest: Networks) -> dict[str, bytes]:
     facts = [str(manifest.size), *members, code, *made_with]
 
     def make(folder: Path) -> None:
-        log.info("Converting the networks, once.")
+        log.info("Preparing the networks for this machine; this is done once and takes a minute or more ...")
         environment = {
             **os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),

@@ -139,7 +139,7 @@ def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources
         "date": datetime.date.today().isoformat(),
         "command": command,
         "fold": fold,
-        "trial": limit is not None,
+        "trial": limit is not None or training.trial,
         "split": training.split,
         "member_folds": list(training.member_folds),
         "vote_fold": training.vote_fold,

@@ -23,9 +23,8 @@ from PIL import Image
 from neurovision.classes import TUMORS
 from neurovision.errors import DataError
 from neurovision.files import write
-from neurovision.training.dataset import SOURCES, Item, load_index
+from neurovision.training.dataset import ACCEPTED, Item, load_index
 
-ACCEPTED = "accepted"
 COLUMNS = ("id", "image", "label", "fold", "tumor", "mask", "patient", "mask_by", "accepted_by", "date")
 LABELS = tuple(c.key for c in TUMORS)
 FOLDS = (1, 2, 3, 4, 5)
@@ -115,7 +114,7 @@ def accepted_items(root: Path, folds: Sequence[int]) -> list[Item]:
 
 def _check_fold(root: Path, said: Acceptance) -> None:
     """A patient may be known from any data set of the folder."""
-    for source in (*SOURCES, ACCEPTED):
+    for source in sorted(p.parent.name for p in root.glob("*/index.csv")):
         for row in _rows(root / source / "index.csv"):
             if row.get("patient") == said.patient.strip() and int(row["fold"]) != said.fold:
                 raise DataError(

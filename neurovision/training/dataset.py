@@ -11,15 +11,17 @@ import csv
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from neurovision.classes import BACKGROUND, BY_KEY, FIRST_TUMOR
+from neurovision.classes import BACKGROUND, BY_KEY, CLASSES
 from neurovision.errors import DataError, ScanError
 from neurovision.files import replacing
 from neurovision.scan.images import read_image
@@ -28,6 +30,9 @@ from neurovision.scan.prepare import Canvas, label_grid, prepare
 log = logging.getLogger(__name__)
 
 SOURCES = ("figshare", "lgg", "navoneel", "healthy", "brats", "ms")
+ACCEPTED = "accepted"  # the data set of masks that people accepted
+NAME = "[a-z0-9][a-z0-9_-]{0,39}"  # of a data set of one's own
+UNTYPED = len(CLASSES)  # in label maps for training: a tumor whose type nobody noted
 LGG_CHANNELS = {"T1": 0, "FLAIR": 1, "T1c": 2}  # of the color pictures that hold three sequences
 # What canvases are made by, as this process loaded it: other code makes other packs.
 _CODE = b"".join((Path(__file__).parents[1] / "scan" / f).read_bytes() for f in ("images.py", "prepare.py"))
@@ -79,8 +84,8 @@ class Item:
 
     @property
     def tumor_index(self) -> int:
-        """Class of the annotated tumor, 2 to 4 (2 where there is none to draw)."""
-        return BY_KEY[self.label].index if self.label in BY_KEY else FIRST_TUMOR
+        """Class of the annotated tumor, 2 to 4, or UNTYPED."""
+        return BY_KEY[self.label].index if self.label in BY_KEY else UNTYPED
 
 
 def data_root(path: Path | str | None = None) -> Path:
@@ -99,14 +104,18 @@ def data_root(path: Path | str | None = None) -> Path:
 
 
 def sources_in(root: Path) -> tuple[str, ...]:
-    """Those of SOURCES that a prepared folder holds.
+    """The data sets that a prepared folder holds: those of SOURCES in their order, then one's own by name.
+
+    What people accepted is not among them; it is asked for by itself.
 
     Raises:
         DataError: It holds none.
     """
-    found = tuple(s for s in SOURCES if (root / s / "index.csv").is_file())
+    there = sorted(p.parent.name for p in root.glob("*/index.csv"))
+    own = [s for s in there if s not in SOURCES and s != ACCEPTED and re.fullmatch(NAME, s)]
+    found = (*(s for s in SOURCES if s in there), *own)
     if not found:
-        raise DataError(f"The folder {root} holds no index.csv of {', '.join(SOURCES)}; make one with 'neurovision data'.")
+        raise DataError(f"The folder {root} holds no data set with an index.csv; make one with 'neurovision data'.")
     return found
 
 
@@ -161,7 +170,7 @@ def _items(source: str, folder: Path, rows: list[dict[str, str]], sequences: Seq
         for sequence in sequences if source == "lgg" else (None,):
             image, fold = folder / row["image"], int(row["fold"])
             told = sequence or row.get("sequence") or ("T1c" if source == "figshare" else None)
-            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient"), told))
+            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient") or None, told))
     return items
 
 
@@ -198,30 +207,40 @@ def load_item(item: Item, size: int) -> tuple[Canvas, np.ndarray]:
 
 
 def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Canvases of many items, kept on disk by a digest of what they were made from.
+    """Canvases of many items, kept on disk by a digest of the pictures and masks that they were made from.
+
+    Of two calls for the same canvases at once, one makes them and the other waits.
 
     A picture that cannot be read, a slice above the head for one, is named in a warning and stands as an empty canvas.
 
     Returns:
         Memory-mapped float32 ``(N, size, size)`` in [0, 1] and uint8 ``(N, size, size)``.
     """
-    named = "\n".join(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{i.image.stat().st_size}" for i in items)
-    key = hashlib.sha256(named.encode() + _CODE).hexdigest()[:16]
-    folder = cache / f"{key}-{size}"
-    if not (folder / "labels.npy").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.float32, (len(items), size, size))
-        labels = np.empty((len(items), size, size), np.uint8)
-        for k, item in enumerate(tqdm(items, desc=f"canvases {size}", unit="scan", disable=None)):
-            try:
-                canvas, labels[k] = load_item(item, size)
-                pixels[k] = canvas.pixels
-            except ScanError as e:  # a slice above the head, for one
-                log.warning("%s/%s is taken as an empty canvas: %s", item.source, item.id, e)
-                pixels[k], labels[k] = 0, BACKGROUND.index
-        pixels.flush()
-        with replacing(folder / "labels.npy") as part:  # last, so that a half-made pack is made again
-            np.save(part, labels)
+    key = hashlib.sha256(_CODE)
+    for i in items:
+        files = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (i.image, i.mask) if p is not None]
+        key.update(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{' '.join(files)}\n".encode())
+    folder = cache / f"{key.hexdigest()[:16]}-{size}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{folder.name}.lock"):
+        if not (folder / "labels.npy").is_file():
+            _make_pack(items, size, folder)
     return np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r")
+
+
+def _make_pack(items: Sequence[Item], size: int, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.float32, (len(items), size, size))
+    labels = np.empty((len(items), size, size), np.uint8)
+    for k, item in enumerate(tqdm(items, desc=f"canvases {size}", unit="scan", disable=None)):
+        try:
+            canvas, labels[k] = load_item(item, size)
+            pixels[k] = canvas.pixels
+        except ScanError as e:  # a slice above the head, for one
+            log.warning("%s/%s is taken as an empty canvas: %s", item.source, item.id, e)
+            pixels[k], labels[k] = 0, BACKGROUND.index
+    pixels.flush()
+    with replacing(folder / "labels.npy") as part:  # last, so that a half-made pack is made again
+        np.save(part, labels)
 
 

@@ -18,6 +18,7 @@ class CrossEntropyDice(keras.losses.Loss):
     the tumor classes that the batch holds. Both pool the whole batch, so that a slice without tumor is no special
     case. The type's term asks, on annotated tumor pixels only and averaged slice by slice, which type it is *given*
     that there is a tumor: a tumor is 1 or 2 % of a slice, and plain cross-entropy leaves its type almost unlearned.
+    A tumor whose type nobody noted counts in every term but those of the type.
 
     Args:
         class_weights: Weight of each class' pixels in the cross-entropy.
@@ -25,7 +26,7 @@ class CrossEntropyDice(keras.losses.Loss):
         kind: Weight of the type's term; 0 leaves it out.
 
     Shape:
-        ``y_true`` ``(N, H, W)`` integer classes; ``y_pred`` ``(N, H, W, K)`` probabilities.
+        ``y_true`` ``(N, H, W)`` integer classes, K for a tumor of any type; ``y_pred`` ``(N, H, W, K)`` probabilities.
     """
 
     def __init__(
@@ -45,14 +46,18 @@ class CrossEntropyDice(keras.losses.Loss):
         truth = ops.one_hot(ops.cast(y_true, "int32"), len(CLASSES))
         probabilities = ops.clip(ops.cast(y_pred, "float32"), 1e-7, 1.0)
         weights = ops.convert_to_tensor(self.class_weights, "float32")
-        loss = -ops.mean(ops.sum(truth * weights * ops.log(probabilities), axis=-1))
         tumor, found = truth[..., FIRST_TUMOR:], probabilities[..., FIRST_TUMOR:]
+        untyped = ops.cast(ops.equal(ops.cast(y_true, "int32"), len(CLASSES)), "float32")
+        of_any = untyped * weights[FIRST_TUMOR] * ops.log(ops.clip(ops.sum(found, axis=-1), 1e-7, 1.0))
+        loss = -ops.mean(ops.sum(truth * weights * ops.log(probabilities), axis=-1) + of_any)
         if self.dice:
             each = _soft_dice(tumor, found, axis=(0, 1, 2))
             present = ops.cast(ops.sum(tumor, axis=(0, 1, 2)) > 0, "float32")
             by_class = ops.sum(present * (1 - each)) / ops.maximum(ops.sum(present), 1)
-            any_type = 1 - _soft_dice(ops.sum(tumor, axis=-1), ops.sum(found, axis=-1), axis=None)
-            loss += self.dice * ops.max(present) * (by_class + any_type) / 2
+            drawn = ops.sum(tumor, axis=-1) + untyped
+            any_type = 1 - _soft_dice(drawn, ops.sum(found, axis=-1), axis=None)
+            typed, some = ops.max(present), ops.cast(ops.max(drawn) > 0, "float32")
+            loss += self.dice * some * (typed * by_class + any_type) / (1 + typed)
         if self.kind:
             given = found / ops.sum(found, axis=-1, keepdims=True)
             area = ops.sum(tumor, axis=(1, 2, 3))
