@@ -25,6 +25,7 @@ from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.out_of_distribution import OutOfDistribution
 from neurovision.ensemble.regions import find_regions, smallest_region
 from neurovision.ensemble.results import Findings, Interval, MemberFinding, Verdict
+from neurovision.ensemble.screen import SENTENCES, Screen
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Voter
 from neurovision.ensemble.weights import load_manifest
@@ -34,6 +35,7 @@ from neurovision.segmenters import title_of
 
 BATCH = 8
 NOT_A_BRAIN = "This does not look like a slice of a brain MRI; open one, upright and with the whole head in the picture."
+SCREENED = 0.5  # doubt about a picture that is upside down, negative or a CT
 UNFAMILIAR = (
     "The picture is unlike the scans that the networks know (another view, sequence or crop, upside down, or no brain): "
     "confidence was lowered, and the result is to be trusted less."
@@ -280,10 +282,14 @@ class Analyzer:
         # From the members' mean, not the vote: the verdict was fitted on the fold that taught the vote its trees.
         features = verdict_features(voted.member_maps.mean(0), areas, differ, voted.answers)
         probability = tumor_probability(features, model)
+        doubt = 0.0
         if self._outside is not None and voted.score is not None and voted.score >= self._outside.warn:
-            # Towards the threshold, so that doubt lowers confidence and turns no verdict over.
-            probability += (model.threshold - probability) * self._outside.doubt(voted.score)
-            warnings += (UNFAMILIAR,)
+            doubt, warnings = self._outside.doubt(voted.score), (UNFAMILIAR,)
+        faults = Screen.load().faults(voted.canvas.pixels) if self._outside is not None and voted.canvas.found else ()
+        if faults:
+            doubt, warnings = max(doubt, SCREENED), (UNFAMILIAR, *(SENTENCES[f] for f in faults))
+        # Towards the threshold, so that doubt lowers confidence and turns no verdict over.
+        probability += (model.threshold - probability) * doubt
         if self._outside is not None and not voted.canvas.found:
             warnings += ("No head stands out from the background: the whole picture was read.",)
         verdict = Verdict.of(probability, model.threshold, types, self.manifest.borderline)

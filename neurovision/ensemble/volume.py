@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -28,6 +28,7 @@ from neurovision.ensemble.results import (
     in_255ths,
     voxel_ml,
 )
+from neurovision.ensemble.screen import SENTENCES
 from neurovision.scan.study import Study
 
 MIN_HEIGHT_MM = 3.0  # a lesion reaches through at least this much, so that one thin slice's error is none
@@ -84,7 +85,7 @@ def analyze_volume(
     slices = tuple(_summary(f, mask[f.slice_index], study) for f in said)
     verdict = _verdict(analyzer.manifest, said, slices, study)
     counts = np.bincount(mask.reshape(-1), minlength=len(CLASSES))
-    warnings, sequence = study.warnings, _commonest([f.sequence for f in said])
+    warnings, sequence = study.warnings + _screened(said), _commonest([f.sequence for f in said])
     if verdict is not None:
         warnings += sequence_differs(study.source.sequence, sequence) + borderline_warning(verdict)
         warnings += differ_warning(verdict, bool(lesions), int(counts[FIRST_TUMOR:].sum()), smallest_region(shape[1:]))
@@ -245,3 +246,9 @@ def _summary(findings: Findings, mask: np.ndarray, study: Study) -> SliceSummary
         None if verdict is None else verdict.probability, area, None if pixel is None else area * pixel,
         findings.disagreement,
     )  # fmt: skip
+
+
+def _screened(said: Sequence[Findings]) -> tuple[str, ...]:
+    """What more than half of the readable slices say of the whole volume: it is upside down, a negative or a CT."""
+    readable = [f for f in said if f.verdict is not None]
+    return tuple(w for w in SENTENCES.values() if sum(w in f.warnings for f in readable) * 2 > max(1, len(readable)))

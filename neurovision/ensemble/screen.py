@@ -1,0 +1,148 @@
+"""Pictures that look like a head and are read wrongly all the same: upside down, negative, or a CT.
+
+A small network over histograms of oriented gradients (Dalal 2005) answers for a canvas; ``python -m
+neurovision.training.screen`` fits it and its limits on scans that no test reads, and writes the file beside this one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from neurovision.scan.study import Study
+
+FILE = Path(__file__).with_name("screen.safetensors")
+SIDE, CELLS, BINS, SMALL = 96, 8, 12, 12  # pixels of a canvas, cells a side, directions, side of the coarse picture
+FAULTS = ("upside down", "negative", "CT")
+SENTENCES = {
+    "upside down": "The head seems to stand upside down: turn the picture by half, so that the face or the forehead is up.",
+    "negative": "The picture seems to be a negative: air is brighter than tissue. Invert it, and send it again.",
+    "CT": "The picture looks like a CT: bright bone, and no fat around it. The networks read MRI only.",
+}
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The fitted network.
+
+    Attributes:
+        mean: float32 ``(F,)`` of the features.
+        scale: float32 ``(F,)``, their deviation.
+        hidden: float32 ``(F, H)`` and its offsets ``(H,)``.
+        out: float32 ``(H, 3)`` and its offsets ``(3,)``, in the order of FAULTS.
+        limits: Log odds from which each fault is told.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    hidden: tuple[np.ndarray, np.ndarray]
+    out: tuple[np.ndarray, np.ndarray]
+    limits: tuple[float, ...]
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def load(cls) -> Screen:
+        """Read the file that ships beside this module."""
+        from safetensors import safe_open
+
+        with safe_open(FILE, "numpy") as file:
+            limits = tuple(json.loads(file.metadata()["limits"]))
+            mean, scale, w1, b1, w2, b2 = (
+                file.get_tensor(k).astype(np.float32) for k in ("mean", "scale", "w1", "b1", "w2", "b2")
+            )
+        return cls(mean, scale, (w1, b1), (w2, b2), limits)
+
+    def log_odds(self, features: np.ndarray) -> np.ndarray:
+        """Of each fault, ``(N, 3)``, of features ``(N, F)``; meant over mirror images.
+
+        Upside down is half the difference between the picture and the same turned by half, which takes out what does
+        not depend on the way up.
+        """
+        both = (self._one(features) + self._one(mirrored(features))) / 2
+        return np.asarray(both)
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """Log odds of each fault, ``(3,)``, of one canvas, float32 ``(size, size)`` in [0, 1]."""
+        turned = np.ascontiguousarray(pixels[::-1, ::-1])
+        found, other = self.log_odds(np.stack([features_of(pixels), features_of(turned)]))
+        found[0] = (found[0] - other[0]) / 2
+        return np.asarray(found)
+
+    def faults(self, pixels: np.ndarray) -> tuple[str, ...]:
+        """Which of FAULTS a canvas has."""
+        scores = self.scores(pixels)
+        return tuple(f for f, s, limit in zip(FAULTS, scores, self.limits, strict=True) if s > limit)
+
+    def _one(self, features: np.ndarray) -> np.ndarray:
+        x = (features - self.mean) / self.scale
+        return np.asarray(np.maximum(x @ self.hidden[0] + self.hidden[1], 0) @ self.out[0] + self.out[1])
+
+
+def features_of(pixels: np.ndarray) -> np.ndarray:
+    """Directions of edges in 8 x 8 cells, each by its neighborhood's strength, and the coarse picture.
+
+    Args:
+        pixels: float32 ``(size, size)`` in [0, 1], a canvas.
+
+    Returns:
+        float32 ``(CELLS * CELLS * BINS + SMALL * SMALL,)``.
+    """
+    picture = cv2.resize(pixels.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    picture = cv2.GaussianBlur(np.rint(picture * 255) / np.float32(255), (0, 0), 1.0)
+    size, angle = cv2.cartToPolar(cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1))
+    place = angle * (BINS / (2 * np.pi))
+    low = np.floor(place)
+    share = place - low
+    cell = np.arange(SIDE) // (SIDE // CELLS)
+    cells = (cell[:, None] * CELLS + cell[None]) * BINS
+    first, second = low.astype(int) % BINS, (low.astype(int) + 1) % BINS
+    count = CELLS * CELLS * BINS
+    total = np.bincount((cells + first).ravel(), (size * (1 - share)).ravel(), count)
+    total += np.bincount((cells + second).ravel(), (size * share).ravel(), count)
+    histogram = (total / (SIDE // CELLS) ** 2).reshape(CELLS, CELLS, BINS).astype(np.float32)
+    strength = cv2.blur(np.sqrt((histogram**2).sum(-1)), (3, 3)) + 0.02
+    coarse = cv2.resize(picture, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
+    return np.concatenate([(histogram / strength[..., None]).ravel(), 4 * coarse.ravel()]).astype(np.float32)
+
+
+def mirrored(features: np.ndarray) -> np.ndarray:
+    """Features ``(N, F)`` of the mirror images, left and right exchanged."""
+    count = CELLS * CELLS * BINS
+    histogram = features[:, :count].reshape(-1, CELLS, CELLS, BINS)[:, :, ::-1]
+    histogram = histogram[..., (BINS // 2 - np.arange(BINS)) % BINS]
+    coarse = features[:, count:].reshape(-1, SMALL, SMALL)[:, :, ::-1]
+    return np.concatenate([histogram.reshape(len(features), -1), coarse.reshape(len(features), -1)], 1)
+
+
+def is_upside_down(study: Study) -> bool:
+    """Whether a study's heads stand upside down: by the mean over its slices that show a head."""
+    from neurovision.scan.prepare import prepare
+
+    screen = Screen.load()
+    chosen = np.unique(np.linspace(0, study.n_slices - 1, min(study.n_slices, 24)).astype(int))
+    canvases = [prepare(study.gray(int(k)), SIDE) for k in chosen]
+    scores = [screen.scores(c.pixels)[0] for c in canvases if c.found]
+    return bool(scores) and float(np.mean(scores)) > screen.limits[0]
+
+
+def turned(study: Study) -> Study:
+    """The study with every slice turned by half, for a person who says that it stands upside down.
+
+    Geometry goes along. What ties the slices to a file's own voxels or to a DICOM header does not: results are for
+    looking at.
+    """
+    height, width = study.pixels.shape[1:3]
+    affine = study.affine
+    if affine is not None:
+        flip = np.diag([1.0, -1.0, -1.0, 1.0])
+        flip[1, 3], flip[2, 3] = height - 1, width - 1
+        affine = affine @ flip
+    return replace(
+        study, pixels=np.ascontiguousarray(study.pixels[:, ::-1, ::-1]), affine=affine, headers=None, grid=None,
+        warnings=(*study.warnings, "The slices were turned by half before they were read."),
+    )  # fmt: skip

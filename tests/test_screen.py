@@ -1,0 +1,90 @@
+"""What looks like a head and is read wrongly: upside down, negative, a CT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_erosion
+
+from neurovision.ensemble.screen import FAULTS, FILE, SENTENCES, Screen, features_of, is_upside_down, mirrored, turned
+from neurovision.scan.phantom import phantom, phantom_volume
+from neurovision.scan.prepare import prepare
+from neurovision.training.screen import drawn_ct, save
+
+
+def test_features_of_a_mirror_image_are_the_mirrored_features():
+    pixels = prepare(phantom("glioma", 3)[0].gray(), 96).pixels
+    mirror = features_of(np.ascontiguousarray(pixels[:, ::-1]))
+    assert np.abs(mirrored(features_of(pixels)[None])[0] - mirror).max() < 0.02
+
+
+def test_a_screen_is_read_as_it_was_written(tmp_path: Path):
+    screen = Screen.load()
+    save(screen, tmp_path / "s.safetensors")
+    assert (tmp_path / "s.safetensors").read_bytes() == FILE.read_bytes()
+    assert set(SENTENCES) == set(FAULTS) and len(screen.limits) == len(FAULTS)
+
+
+def test_turning_keeps_every_voxel_in_its_place_in_the_patient():
+    study = phantom_volume("glioma", 1, 48, 5)[0]
+    turn = turned(study)
+    assert np.array_equal(turn.pixels[:, ::-1, ::-1], study.pixels)
+    assert np.allclose(turn.affine @ [2, 47 - 10, 47 - 7, 1], study.affine @ [2, 10, 7, 1])
+    assert any("turned by half" in w for w in turn.warnings)
+
+
+def faults(gray: np.ndarray) -> tuple[str, ...]:
+    return Screen.load().faults(prepare(gray, 160).pixels)
+
+
+def test_a_phantom_of_a_ct_is_told():
+    """Gray scalp, white skull, flat brain: drawn by other rules than the ones that the screen was fitted on."""
+    told = []
+    for seed in range(4):
+        study, truth = phantom("healthy", seed)
+        inner = binary_erosion(truth > 0, iterations=6)
+        brain = binary_erosion(inner, iterations=9)
+        image = np.where(truth > 0, 0.3, 0.0)
+        image = np.where(inner, 1.0, image)
+        image = np.where(brain, 0.42 + 0.1 * (study.gray() - 0.5), image)
+        told.append("CT" in faults(image.astype(np.float32)))
+    assert np.mean(told) >= 0.8
+
+
+def test_drawn_cts_are_told():
+    rng = np.random.default_rng(77)
+    found = [faults(drawn_ct(prepare(phantom("glioma", k)[0].gray(), 160).pixels, rng)) for k in range(10)]
+    assert np.mean(["CT" in f for f in found]) >= 0.9
+
+
+@pytest.fixture(scope="module")
+def unseen(scans: Path) -> list[np.ndarray]:
+    """Fold 4, which nothing was fitted on."""
+    from neurovision.training.dataset import load_index
+
+    return [i.gray() for i in load_index(scans, ("figshare", "lgg", "navoneel", "healthy"), [4])[::20]]
+
+
+def test_real_scans_are_told_apart_from_spoiled_ones(unseen: list[np.ndarray]):
+    upright = [faults(g) for g in unseen]
+    assert np.mean([bool(f) for f in upright]) <= 0.02
+    negative = [faults(1 - g) for g in unseen]
+    assert np.mean(["negative" in f for f in negative]) >= 0.95
+    turned_over = [faults(np.ascontiguousarray(g[::-1, ::-1])) for g in unseen]
+    assert np.mean(["upside down" in f for f in turned_over]) >= 0.75
+
+
+def test_a_volume_that_stands_on_its_head_is_told_as_one(scans: Path):
+    import csv
+
+    from neurovision.scan.images import read_image
+    from neurovision.scan.study import Source, Study
+
+    rows = list(csv.DictReader((scans / "lgg" / "index.csv").open()))
+    patient = next(r["patient"] for r in rows if r["fold"] == "4")
+    files = [scans / "lgg" / r["image"] for r in rows if r["patient"] == patient]
+    pixels = np.stack([read_image(f.read_bytes(), f.name).pixels[0, ..., 1:2] for f in files])
+    study = Study(pixels, Source("volume", "array"))
+    assert not is_upside_down(study) and is_upside_down(turned(study))
