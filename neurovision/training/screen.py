@@ -77,9 +77,9 @@ def fit(table: dict[str, np.ndarray], groups: np.ndarray, folds: np.ndarray) -> 
     last = folds == folds.max()
     screen = _fitted(table, groups, ~last)
     unseen = _upright_scores(screen, {k: v[last] for k, v in table.items()})
-    # Never below even odds: what is told apart easily need not use up its share of false alarms.
-    limits = tuple(max(0.0, float(np.quantile(unseen[:, k], 1 - FALSE_ALARMS))) for k in range(len(FAULTS)))
-    return replace(screen, limits=limits)
+    limits = [float(np.quantile(unseen[:, k], 1 - FALSE_ALARMS)) for k in range(len(FAULTS))]
+    limits[1] = max(0.0, limits[1])  # negatives are told apart easily and need not use up their share of false alarms
+    return replace(screen, limits=tuple(limits))
 
 
 def _upright_scores(screen: Screen, table: dict[str, np.ndarray]) -> np.ndarray:
