@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -181,6 +180,8 @@ def _not_mr(header: Header) -> str | None:
     Raises:
         DamagedScan: A value that cannot be read.
     """
+    from neurovision.scan.dicom.notes import modality_named
+
     kind = header.text("SOPClassUID")
     if not kind and (meta := getattr(header.dataset, "file_meta", None)) is not None:
         kind = str(meta.get("MediaStorageSOPClassUID", ""))
@@ -188,7 +189,7 @@ def _not_mr(header: Header) -> str | None:
         return "a DICOMDIR, which only lists files"
     modality = header.text("Modality") or "MR"
     if modality != "MR":
-        return f"modality {modality if re.fullmatch(r'[A-Z0-9]{2,8}', modality) else 'unknown'}, not MR"
+        return f"modality {modality_named(modality)}, not MR"
     return None if header.holds("Rows") else "a DICOM file without an image"
 
 

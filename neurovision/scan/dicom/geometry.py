@@ -11,6 +11,7 @@ from pydicom import Dataset
 
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 from neurovision.scan.dicom.header import Header
+from neurovision.scan.dicom.notes import modality_named
 from neurovision.scan.headers import Image, valid_uid
 from neurovision.scan.images import MAX_PIXELS, MIN_SIDE
 
@@ -97,8 +98,7 @@ def image_frames(header: Header, file: int) -> list[Frame]:
         raise DamagedScan(f"{name}: the DICOM file is damaged: it does not say what it holds; export it again.")
     modality = header.text("Modality") or "MR"
     if modality != "MR":
-        shown = modality if re.fullmatch(r"[A-Z0-9]{2,8}", modality) else "another kind"
-        raise NoImage(f"{name}: a brain MR image is needed; received a DICOM file of modality {shown}.")
+        raise NoImage(f"{name}: a brain MR image is needed; received a DICOM file of modality {modality_named(modality)}.")
     if header.value("Rows") is None or header.value("Columns") is None:
         raise NoImage(f"{name}: this DICOM file holds no image; choose the files of the image series.")
     rows, columns, count = header.whole("Rows", 0), header.whole("Columns", 0), header.whole("NumberOfFrames", 0) or 1

@@ -9,7 +9,24 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from neurovision.scan.dicom.header import Header
 from neurovision.scan.sequence import sequence_from_text, sequence_from_times, sequence_warning
 
+# Terms of the standard that messages may show; anything else in a header may be a name.
+MODALITIES = (
+    "AR", "AU", "BI", "BMD", "CR", "CT", "DG", "DMS", "DOC", "DX", "ECG", "EPS", "ES", "FID", "GM", "HC", "HD", "IO",
+    "IVOCT", "IVUS", "KO", "LEN", "LS", "M3D", "MG", "NM", "OAM", "OCT", "OP", "OPM", "OPT", "OT", "PLAN", "PR", "PT",
+    "PX", "REG", "RESP", "RF", "RG", "RTDOSE", "RTIMAGE", "RTPLAN", "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SM", "SMR",
+    "SR", "SRF", "STAIN", "TG", "US", "VA", "XA", "XC",
+)  # fmt: skip
+OTHER_PARTS = (
+    "ABDOMEN", "ANKLE", "AORTA", "ARM", "BREAST", "CALF", "CAROTID", "CHEST", "CSPINE", "ELBOW", "EXTREMITY", "FEMUR",
+    "FINGER", "FOOT", "HAND", "HEART", "HIP", "HUMERUS", "KIDNEY", "KNEE", "LEG", "LIVER", "LSPINE", "LUNG", "NECK",
+    "PELVIS", "PROSTATE", "SHOULDER", "SPINE", "THIGH", "THORAX", "TSPINE", "WRIST",
+)  # fmt: skip
 HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "HEADNECK", "NEURO", "PITUITARY", "SELLA", "WHOLEBODY")
+
+
+def modality_named(modality: str) -> str:
+    """A modality for messages: a term of the standard, or ``"another kind"``."""
+    return modality if modality in MODALITIES else "another kind"
 
 
 def identifier_warnings(header: Header) -> tuple[str, ...]:
@@ -40,7 +57,8 @@ def notes_on(header: Header) -> list[str]:
     notes = list(identifier_warnings(header))
     part = re.sub(r"[^A-Z]", "", header.text("BodyPartExamined").upper())[:16]
     if part and not any(p in part for p in HEAD_PARTS):
-        notes.append(f"The file says that it shows the {part.lower()}; the networks read brains only.")
+        shown = f"the {part.lower()}" if part in OTHER_PARTS else "another part of the body"
+        notes.append(f"The file says that it shows {shown}; the networks read brains only.")
     strange = sequence_warning(sequence_of(header))
     return [*notes, strange] if strange else notes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from neurovision.scan.dicom.parse import COMPRESSED, syntax_name
 from neurovision.scan.intensity import replace_non_numbers, scale_robust
 
 _GRAY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+_OTHER = ("PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "HSV", "ARGB", "CMYK", "XYB")
 
 register()
 
@@ -160,7 +160,7 @@ def _check_pixels(header: Header, shape: tuple[int, int], color: bool) -> None:
         raise UnsupportedScan(f"{name}: this DICOM file holds no pixels; choose the files of the image series.")
     photometric = header.text("PhotometricInterpretation")
     if photometric not in (_COLOR if color else _GRAY):
-        shown = photometric if re.fullmatch(r"[A-Z0-9_ ]{2,16}", photometric) else "unknown"
+        shown = photometric if photometric in (*_GRAY, *_COLOR, *_OTHER) else "unknown"
         raise UnsupportedScan(f"{name}: gray or RGB pixels are read; received photometric interpretation {shown}.")
     bits, samples = header.whole("BitsAllocated", 0), header.whole("SamplesPerPixel", 1)
     if bits not in (8, 16, 32, 64) or samples != (3 if color else 1):
