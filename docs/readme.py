@@ -43,7 +43,7 @@ def scores() -> str:
         cells = [figure(masks[s][name]["dice"]) for s in ("figshare", "lgg")]
         rows.append((f"**{name}**" if name == "vote" else name, *cells, figure(masks["lgg"][name]["patient_dice"])))
     parts = [
-        f"On fold {about['fold']}, patients that took no part in fitting anything, each file in its own pixels; "
+        f"On fold {about['fold']}, patients that no network, vote or verdict was fitted on, each file in its own pixels; "
         f"{result['scans']['figshare']['with_tumor']} figshare and {result['scans']['lgg']['with_tumor']} LGG tumor slices "
         "(FLAIR alone). Mean Dice of tumor against the rest with 95 % intervals, written by `neurovision evaluate` into "
         "[docs/evaluation](docs/evaluation/evaluation.md), where every other figure stands too:\n",
