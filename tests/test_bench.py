@@ -287,9 +287,9 @@ def test_one_converted_graph_serves_processors_with_bfloat16_and_without(analyze
         if path.is_file():
             (tmp_path / path.name).symlink_to(path)
     measured = []
-    shares = iter((precisions.TOLERANCE, 2 * precisions.TOLERANCE))
+    changes = iter((precisions.Change(0.001, 0.0009), precisions.Change(0.0, 0.001)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    monkeypatch.setattr(precisions, "changed_labels", lambda *given: measured.append(given) or next(shares))
+    monkeypatch.setattr(precisions, "bfloat16_change", lambda *given: measured.append(given) or next(changes))
     monkeypatch.setattr(precisions, "computes_in_bfloat16", lambda core: False)
     converted = engines._converted(analyzer.manifest)
     monkeypatch.setattr(engines, "_converted", lambda given: converted)

@@ -6,15 +6,19 @@ import json
 
 import numpy as np
 import pytest
+import stored_output
 from PIL import Image
 from typer.testing import CliRunner
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.cli import app
 from neurovision.commands.options import EngineChoice
-from neurovision.ensemble.engine import ENGINES
+from neurovision.ensemble.engine import ENGINES, OpenVinoEngine, ReferenceEngine
+from neurovision.ensemble.pipeline import Analyzer
+from neurovision.ensemble.precision import Change, bfloat16_change, compare, computes_in_bfloat16
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.study import Source, Study
+from neurovision.training.dataset import load_index
 
 KEYS = {
     "status", "reason", "verdict", "tumor_probability", "tumor_type", "type_probabilities", "regions", "models",
@@ -82,13 +86,61 @@ class TestAnalyzer:
         with pytest.raises(IndexError, match="no slice 3"):
             analyzer.analyze(phantom("healthy", 0)[0], 3)
 
-    def test_reference_engine_agrees(self, analyzer):
-        from neurovision.ensemble.engine import ReferenceEngine
-
+    def test_engine_agrees_with_the_reference_in_float32(self, analyzer):
         canvases = np.random.default_rng(0).normal(size=(2, analyzer.manifest.size, analyzer.manifest.size))
         canvases = canvases.astype(np.float32)
         reference = ReferenceEngine(analyzer.manifest).predict(canvases)
-        assert np.abs(reference - analyzer.engine.predict(canvases)).max() < 5e-3
+        assert np.abs(reference - OpenVinoEngine(analyzer.manifest, "f32").predict(canvases)).max() < 5e-3
+
+    def test_output_is_the_stored_one(self, analyzer):
+        """Within what another processor or bfloat16 changes."""
+        stored = json.loads(stored_output.FILE.read_text())
+        assert stored["weights"] == analyzer.manifest.digest, "other weights ship: run python -m tests.stored_output"
+        given = stored_output.output(analyzer)
+        for before, after in zip(stored["scans"], given["scans"], strict=True):
+            masks = [stored_output.unpacked(scan.pop("mask")) for scan in (before, after)]
+            assert (masks[0] != masks[1]).mean() <= 1e-3
+            types = [scan.pop("type_probabilities") for scan in (before, after)]
+            assert types[1] == pytest.approx(types[0], abs=0.02)
+            assert after == pytest.approx(before, abs=0.02)
+
+
+class TestPrecision:
+    def test_change_by_hand(self):
+        truths = [np.zeros((10, 10), bool), np.zeros((5, 20), bool)]
+        truths[0][:2] = True  # the second slice has no tumor, and so no Dice
+        before = [np.where(truth, 3, 1) for truth in truths]
+        after = [labels.copy() for labels in before]
+        after[0][1, 5:] = 1  # 15 of 20 found
+        after[1][0, 0] = 0
+        change = compare(before, after, truths)
+        assert change.labels == pytest.approx(6 / 200)
+        assert change.dice == pytest.approx(1 - 30 / 35)
+        assert compare(after, before, truths).dice == pytest.approx(change.dice)
+
+    @pytest.mark.parametrize(("labels", "dice", "allowed"), [(0.001, 0.0, True), (0.0011, 0.0, False), (0.0, 0.001, False)])
+    def test_the_rule(self, labels, dice, allowed):
+        assert Change(labels, dice).allowed == allowed
+
+    def test_bfloat16_runs_where_heads_allow_it(self, analyzer):
+        core = analyzer.engine._core
+        here = computes_in_bfloat16(core) and bfloat16_change(core, analyzer.engine._model, analyzer.manifest.size).allowed
+        assert analyzer.engine.precision == ("bf16" if here else "f32")
+
+    @pytest.mark.slow
+    def test_votes_on_real_heads_keep_the_rule(self, analyzer, scans):
+        """The check sees phantoms and the members' mean; here the masks that people get of patients are compared."""
+        if analyzer.engine.precision != "bf16":
+            pytest.skip("the networks run in float32 here")
+        plain = Analyzer(analyzer.manifest, OpenVinoEngine(analyzer.manifest, "f32"), analyzer.voter)
+        items = [i for i in load_index(scans, ["figshare", "lgg"], [5]) if i.tumor]
+        before, after, truths = [], [], []
+        for item in items[:: len(items) // 40]:
+            study = Study(item.gray()[None, ..., None], Source(item.id, "array"))
+            before.append(plain.analyze(study).mask)
+            after.append(analyzer.analyze(study).mask)
+            truths.append(item.truth())
+        assert compare(before, after, truths).allowed
 
 
 class TestPredict:
@@ -116,7 +168,7 @@ class TestPredict:
         assert "a.png: this is not a readable" in result.stderr and "Traceback" not in result.output
         assert json.loads((tmp_path / "out" / "a.json").read_text())["status"] == "rejected"
         assert (tmp_path / "out" / "b.mask.png").is_file()
-        assert not list((tmp_path / "out").glob("*.part"))
+        assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.json", "b.json", "b.mask.png", "b.overlay.png"}
 
     def test_usage_errors_exit_with_two(self, tmp_path):
         assert run("predict").exit_code == 2

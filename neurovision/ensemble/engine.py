@@ -19,7 +19,7 @@ import numpy as np
 from neurovision.classes import CLASSES
 from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.manifest import Network, Networks
-from neurovision.ensemble.precision import precision
+from neurovision.ensemble.precision import precision_here
 from neurovision.errors import ModelError, WeightsTampered
 from neurovision.machine import cores
 
@@ -201,6 +201,10 @@ class OpenVinoEngine:
     other less; a single one has every core to itself and is compiled for when there is one. TensorFlow and Keras are not
     imported.
 
+    Args:
+        manifest: The weights.
+        precision: ``"f32"`` or ``"bf16"``; by default what :func:`precision_here` finds for this processor.
+
     Raises:
         ModelError: OpenVINO is not installed, cannot convert the members or cannot run here.
         WeightsError: Members' files that are missing or not the shipped ones.
@@ -208,7 +212,7 @@ class OpenVinoEngine:
 
     device = "CPU"
 
-    def __init__(self, manifest: Networks) -> None:
+    def __init__(self, manifest: Networks, precision: str | None = None) -> None:
         for entry in manifest.networks:
             manifest.read(entry)
         self._shape = (manifest.size, manifest.size)
@@ -220,7 +224,7 @@ class OpenVinoEngine:
             self._core = ov.Core()
             files = _converted(manifest)
             self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
-            self.precision = precision(self._core, self._model, manifest.size, manifest.folder, files)
+            self.precision = precision or precision_here(self._core, self._model, manifest.size, manifest.folder, files)
             self._two = ov.AsyncInferQueue(self._compile(min(2, cores())))
             self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
             self._classifier: Any = None

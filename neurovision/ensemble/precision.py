@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neurovision.classes import CLASSES
+from neurovision.classes import CLASSES, FIRST_TUMOR
 from neurovision.ensemble.cache import kept, versions
 from neurovision.scan.phantom import KINDS, phantom
-from neurovision.scan.prepare import prepare, standardize
+from neurovision.scan.prepare import label_grid, prepare, standardize
 
-TOLERANCE = 3e-4  # share of pixels whose likeliest class bfloat16 may change; the vote's labels follow
+MOST_LABELS, MOST_DICE = 1e-3, 1e-3  # share of labels that bfloat16 may change, and shift of the mean Dice
 FILE = "precision"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What bfloat16 changes on heads, in the labels of the members' mean.
+
+    Attributes:
+        labels: Share of pixels whose label changes.
+        dice: By how much the tumors' mean Dice shifts, either way.
+    """
+
+    labels: float
+    dice: float
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the networks may run in bfloat16."""
+        return self.labels <= MOST_LABELS and self.dice < MOST_DICE
 
 
 def computes_in_bfloat16(core: Any) -> bool:
@@ -23,8 +42,8 @@ def computes_in_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def precision(core: Any, model: Any, size: int, weights: Path, graph: Mapping[str, bytes]) -> str:
-    """``"bf16"`` where the processor computes in it and no more than TOLERANCE of the labels change, else ``"f32"``.
+def precision_here(core: Any, model: Any, size: int, weights: Path, graph: Mapping[str, bytes]) -> str:
+    """``"bf16"`` where the processor computes in it and the change is allowed, else ``"f32"``.
 
     The graph is the same for every processor, so one that was converted elsewhere, such as in a container's image, is
     measured here, once. That takes a few seconds, and none where the processor has float32 only.
@@ -40,19 +59,46 @@ def precision(core: Any, model: Any, size: int, weights: Path, graph: Mapping[st
         return "f32"
 
     def measure(folder: Path) -> None:
-        (folder / FILE).write_text("bf16" if changed_labels(core, model, size) <= TOLERANCE else "f32")
+        (folder / FILE).write_text("bf16" if bfloat16_change(core, model, size).allowed else "f32")
 
-    facts = [str(size), str(TOLERANCE), *(sha256(data).hexdigest() for data in graph.values()), *versions("openvino")]
+    rule = [str(size), str(MOST_LABELS), str(MOST_DICE)]
+    facts = [*rule, *(sha256(data).hexdigest() for data in graph.values()), *versions("openvino")]
     return kept(weights, facts, [FILE], measure)[FILE].decode()
 
 
-def changed_labels(core: Any, model: Any, size: int) -> float:
-    """Share of the pixels of eight phantoms whose likeliest class, by the members' mean, differs in bfloat16."""
-    heads = [phantom(kind, seed)[0].gray() for kind in KINDS for seed in (900, 901)]
-    canvases = np.stack([standardize(prepare(head, size).pixels) for head in heads])[..., None]
+def bfloat16_change(core: Any, model: Any, size: int) -> Change:
+    """Run sixteen phantoms in float32 and in bfloat16 and compare the labels."""
+    canvases, truths = [], []
+    for kind in KINDS:
+        for seed in range(900, 904):
+            study, truth = phantom(kind, seed)
+            canvas = prepare(study.gray(), size)
+            canvases.append(standardize(canvas.pixels))
+            truths.append(label_grid(canvas, truth >= FIRST_TUMOR, FIRST_TUMOR) >= FIRST_TUMOR)
     labels = []
     for hint in ("f32", "bf16"):
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-        planes = compiled(canvases)[0]
-        labels.append(planes.reshape(len(heads), -1, len(CLASSES), size, size).mean(1).argmax(1))
-    return float((labels[0] != labels[1]).mean())
+        planes = compiled(np.stack(canvases)[..., None])[0]
+        labels.append(planes.reshape(len(canvases), -1, len(CLASSES), size, size).mean(1).argmax(1))
+    return compare(labels[0], labels[1], truths)
+
+
+def compare(before: Sequence[np.ndarray], after: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Change:
+    """What changes from some slices' labels to others.
+
+    Args:
+        before: Labels of each slice, ``(H, W)``.
+        after: The other labels of the same slices.
+        truths: bool ``(H, W)``, the tumors; a slice without one has no Dice.
+    """
+    changed = sum(int((b != a).sum()) for b, a in zip(before, after, strict=True))
+    shifts = [
+        _dice(a >= FIRST_TUMOR, truth) - _dice(b >= FIRST_TUMOR, truth)
+        for b, a, truth in zip(before, after, truths, strict=True)
+        if truth.any()
+    ]
+    return Change(changed / sum(b.size for b in before), abs(float(np.mean(shifts))))
+
+
+def _dice(found: np.ndarray, truth: np.ndarray) -> float:
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
