@@ -1,5 +1,5 @@
 # make run: everything installed, the page started. make test: the tests' packages too, and the quick tests run;
-# make test-all: every test, those that take long too.
+# make test-all: every test, those that take long too. Both run two files of tests at a time.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,10 +11,10 @@ run: $(VENV)/.product
 	$(BIN)/python app.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # SAM's packages, without which its tests are skipped; CONTRIBUTING.md says how PyTorch comes small.
 sam: $(VENV)/.dev

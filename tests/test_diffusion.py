@@ -141,6 +141,7 @@ def test_network_starts_silent_and_hears_its_condition() -> None:
         network(replace(PLAN, size=50))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(runs: Path) -> None:
     from safetensors.numpy import load_file
 
@@ -158,6 +159,7 @@ def test_a_stopped_run_goes_on_where_it_was(runs: Path) -> None:
         assert [float(r[key]) for r in tables[0]] == pytest.approx([float(r[key]) for r in tables[1]], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained(runs: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Fold 1 is trained on"):
         train(PLAN, data, [1], 1, tmp_path / "a", ["lgg"])
@@ -169,6 +171,7 @@ def test_what_cannot_be_trained(runs: Path, data: Path, tmp_path: Path) -> None:
         export(tmp_path, tmp_path)
 
 
+@pytest.mark.slow
 def test_shipped_form_draws_the_same_heads_each_time(weights: Path) -> None:
     generator = load(weights)
     first = generator.sample([False, True, True], 3, steps=3)
@@ -181,6 +184,7 @@ def test_shipped_form_draws_the_same_heads_each_time(weights: Path) -> None:
         generator.sample([], 3, steps=3)
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match=r"no diffusion\.json"):
         load(tmp_path)
@@ -231,6 +235,7 @@ def test_sheet_of_pictures() -> None:
     assert sheet.tolist() == [[0, 0, 51, 51]] * 2 + [[153, 153, 255, 255]] * 2
 
 
+@pytest.mark.slow
 def test_commands_draw_measure_and_write_the_page(weights: Path, data: Path, tmp_path: Path) -> None:
     from neurovision.cli import app
 
@@ -254,6 +259,7 @@ def test_commands_draw_measure_and_write_the_page(weights: Path, data: Path, tmp
     assert "not the shipped ones: run it again" in render(results)
 
 
+@pytest.mark.slow
 def test_the_page_draws_heads_and_says_what_is_missing(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

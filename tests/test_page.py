@@ -443,6 +443,7 @@ def test_compare_in_the_browser(visitor: Visitor, truth_file: str, text_file: st
     page.get_by_text("a mask is a picture").wait_for()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_explain_in_the_browser(visitor: Visitor) -> None:
     page = visitor.page
@@ -463,6 +464,7 @@ def test_explain_in_the_browser(visitor: Visitor) -> None:
     page.locator("#musica img").first.wait_for()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_propose_and_generate_in_the_browser(visitor: Visitor) -> None:
     page = visitor.page

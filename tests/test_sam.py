@@ -27,6 +27,7 @@ from neurovision.training.fit import group_of
 
 pytest.importorskip("transformers", reason="SAM's packages are not installed: make sam, or pip install 'neurovision[sam]'")
 torch = pytest.importorskip("torch", reason="SAM's packages are not installed: make sam, or pip install 'neurovision[sam]'")
+pytestmark = pytest.mark.slow
 
 GRAY = phantom("glioma", 4, size=96)[0].gray()[:80]  # 80 rows, 96 columns
 
