@@ -33,13 +33,13 @@ FIRST_PAGE = 60.0  # seconds
 ADDED = ("gradio[oauth,mcp]=={sdk_version}", "uvicorn>=0.14.0", "websockets>=10.4", "spaces")
 CLIENT = """
 import json, sys, time
-from gradio_client import Client
+from gradio_client import Client, handle_file
 start = time.perf_counter()
 client = Client(sys.argv[1], verbose=False)
-told = client.predict(sys.argv[2], "Overlay", "Fill", 0.45, api_name="/example")
+told = client.predict([handle_file(sys.argv[2])], api_name="/predict")
 first = time.perf_counter() - start
 start = time.perf_counter()
-client.predict(sys.argv[2], "Overlay", "Fill", 0.45, api_name="/example")
+client.predict([handle_file(sys.argv[2])], api_name="/predict")
 print(json.dumps({"card": str(told[1]), "first": first, "again": time.perf_counter() - start}))
 """
 
@@ -187,7 +187,8 @@ def check(app: Path, python: str, home: Path, limit: float) -> dict[str, Any]:
         if not may_be_framed(headers):
             sys.exit("The page may not be shown in huggingface.co's frame; see NEUROVISION_FRAME_ANCESTORS.")
         done = subprocess.run(
-            [python, "-c", CLIENT, f"http://127.0.0.1:{port}", "glioma.png"], capture_output=True, text=True, check=False
+            [python, "-c", CLIENT, f"http://127.0.0.1:{port}", str(ROOT / "examples" / "glioma.png")],
+            capture_output=True, text=True, check=False,
         )
         if done.returncode or "umor" not in (told := json.loads(done.stdout or "{}")).get("card", ""):
             sys.exit(f"The example did not run: {done.stderr[-2000:] or done.stdout}")

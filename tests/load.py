@@ -31,6 +31,8 @@ from server import Page, Refused, multipart, page
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.read import read_bytes
+from neurovision.views.ui.case import analyze
+from neurovision.views.ui.read import findings_json, overlay_of
 
 LIMITS = ("UPLOADS_PER_MINUTE", "CALLS_PER_MINUTE", "PLACES", "CONNECTIONS", "PAGES")
 OFF = {f"NEUROVISION_{limit}": "0" for limit in LIMITS}  # all clients have one address here
@@ -75,8 +77,8 @@ def picture(client: int) -> bytes:
 
 def truth(analyzer: Analyzer, client: int) -> tuple[np.ndarray, dict[str, Any]]:
     """The overlay and the findings that a client must get."""
-    found = analyzer.analyze(read_bytes(picture(client), f"client-{client}.png"))
-    return found.overlay(), _lasting(found.to_json())
+    case = analyze(analyzer, read_bytes(picture(client), f"client-{client}.png"))
+    return overlay_of(case), _lasting(findings_json(case))
 
 
 def _lasting(findings: dict[str, Any]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Page:
 
     def predict(self, path: str) -> tuple[bytes, str, dict[str, Any]]:
         """The plain endpoint for an uploaded file: the overlay's PNG, the verdict and the findings."""
-        overlay, verdict, findings = self.call("predict", given(path))
+        overlay, verdict, findings, _ = self.call("predict", [given(path)])
         status, _, png = self.request("GET", f"/gradio_api/file={overlay['path']}")
         if status != 200:
             raise Refused(status, "the overlay is gone")

@@ -75,25 +75,24 @@ def test_no_file_of_the_server_is_read(target: Target, tmp_path: Path):
     named += ["http://127.0.0.1:9/scan.png", f"file://{secret}", "", "scan.png", "x\0y", room.MARK]
     for path in map(str, named):
         for name, values in (
-            ("predict", [given(path)]),
-            ("diagnose", [given(path), "Overlay", "Fill", 0.45]),
+            ("predict", [[given(path)]]),
             ("batch", [[given(path)]]),
-            ("volume", [[given(path)]]),
         ):
             with pytest.raises(Refused):
                 assert target.call(name, *values) is None, (name, path)
         if "\0" not in path and path != own:
             status, _, body = target.page.request("GET", f"/gradio_api/file={path}", **target.cookie)
             assert status >= 400 and PNG not in body, path
-    assert target.call("predict", given(own))[1] == "tumor"
-    assert target.call("predict", given(str(FOLDER / "healthy.png")))[1] == "no tumor"  # an example belongs to everyone
+    assert target.call("predict", [given(own)])[1] == "tumor"
+    example = given(str(FOLDER / "no-tumor.png"))  # which belongs to everyone
+    assert target.call("predict", [example])[2]["status"] == "ok"
     link.unlink()
     pipe.unlink()
 
 
 def test_a_device_does_not_stop_the_page(target: Target):
     with contextlib.suppress(Refused):
-        target.call("predict", given("/dev/zero"))
+        target.call("predict", [given("/dev/zero")])
     assert target.page.request("GET", "/healthz")[0] == 200
 
 
@@ -107,7 +106,7 @@ def test_every_handler_checks_the_files_it_is_given():
     for handler in handlers:
         files = [c for c in handler.inputs if getattr(c, "data_model", None) is not None and not isinstance(c, gr.State)]
         for component in files:
-            assert isinstance(component, gr.File) and component.type == "filepath", component
+            assert isinstance(component, gr.File | gr.UploadButton) and component.type == "filepath", component
         if files:
             assert handler.fn.__code__ is room.speaks(print).__code__, handler.api_name
     assert len(handlers) > 20

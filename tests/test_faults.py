@@ -158,7 +158,7 @@ def test_predict_without_the_memory_for_one_scan_says_so_and_goes_on(
     else:
         monkeypatch.setattr(analyzer, "analyze", fails_once(analyzer.analyze), raising=False)
     monkeypatch.setattr(Analyzer, "load", classmethod(lambda cls, *a, **k: analyzer))
-    scans = [str(FOLDER / name) for name in ("glioma.png", "healthy.png")]
+    scans = [str(FOLDER / name) for name in ("glioma.png", "no-tumor.png")]
     monkeypatch.setattr(sys, "argv", ["neurovision", "predict", *scans, "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -18,7 +18,6 @@ from test_docs import load
 import neurovision
 from neurovision.ensemble import weights
 from neurovision.ensemble.weights import find_weights
-from neurovision.views import examples
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -116,21 +115,21 @@ class TestWeightsAreFound:
 
 
 def test_an_installed_package_runs_outside_the_checkout(installed, tmp_path):
-    """The command answers, says what is missing, and the page draws the examples that no wheel carries."""
+    """The command answers, says what is missing, and carries the viewer but no example."""
     environment = {"PYTHONPATH": str(installed), "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
     (tmp_path / "work").mkdir()
     version = run("-m", "neurovision", "--version", cwd=tmp_path / "work", **environment)
     assert version.stdout.strip() == neurovision.__version__
     code = (
-        "import neurovision, sys; from neurovision.views.examples import examples_folder; from neurovision.ensemble.weights "
-        "import load_manifest; print(neurovision.__file__); print(examples_folder());\n"
+        "import neurovision; from neurovision.views.examples import examples; from neurovision.ensemble.weights "
+        "import load_manifest; print(neurovision.__file__); print(examples());\n"
         "try: load_manifest()\nexcept Exception as e: print(e)"
     )
-    place, drawn, words = run("-c", code, cwd=tmp_path / "work", **environment).stdout.strip().splitlines()
-    assert Path(place).is_relative_to(installed)
-    assert Path(drawn).is_relative_to(tmp_path / "cache")
-    for example in examples.EXAMPLES:
-        assert (Path(drawn) / example.file).read_bytes() == (ROOT / "examples" / example.file).read_bytes()
+    place, shown, words = run("-c", code, cwd=tmp_path / "work", **environment).stdout.strip().splitlines()
+    assert Path(place).is_relative_to(installed) and shown == "()"
+    ui = Path(place).parent / "views" / "ui"
+    for name in ("viewer.js", "page.js", "page.css", "vendor/niivue.js", "vendor/niivue.LICENSE", "vendor/vendor.json"):
+        assert (ui / name).read_bytes() == (ROOT / "neurovision" / "views" / "ui" / name).read_bytes()
     assert words.startswith("There is no manifest.json in weights/; name a folder in NEUROVISION_WEIGHTS")
 
 

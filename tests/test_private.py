@@ -16,15 +16,16 @@ from pathlib import Path
 
 import pytest
 from dicom_builder import NAME, head, oblique, stored, write_series
+from scans import png
 from server import ROOT, Page, Refused, given, multipart, page
 from standin import standin
 
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
-from neurovision.views.examples import FOLDER
+from neurovision.scan.phantom import phantom
 from neurovision.views.ui import room
 from tests import load
 
-PNG = (FOLDER / "glioma.png").read_bytes()
+PNG = png(phantom("glioma", 4)[0])
 SECRETS = (NAME, NAME.split("^")[0], "PID-4711", "19700102")
 _RECORDER = """
 def record(name, args):
@@ -87,7 +88,6 @@ def test_nothing_goes_out_while_the_page_is_used(served: Page, place: Path, tmp_
         assert served.request("GET", "/")[0] == 200 and served.request("GET", "/config")[0] == 200
         (path,) = served.upload(("scan.png", PNG))
         assert served.predict(path)[1] == "tumor"
-        served.call("diagnose", given(path), "Overlay", "Fill", 0.45)
         served.call("batch", [given(path)])
         served.call("models")
         served.call("status")
@@ -115,9 +115,8 @@ def test_dicom_identifiers_reach_no_log_no_name_no_cache_and_no_address(served: 
     (broken,) = served.upload(("broken.dcm", files[0].read_bytes()[:-900]))
     sources = {Path(p) for p in [*uploaded, broken]}
     one = served.predict(uploaded[0])
-    answers = [json.dumps(one[2]), json.dumps(served.call("diagnose", given(uploaded[0]), "Overlay", "Fill", 0.45))]
+    answers = [json.dumps(one[2]), json.dumps(served.call("predict", [given(p) for p in uploaded]))]
     answers.append(json.dumps(served.call("batch", [given(p) for p in [*uploaded, broken]])))
-    answers.append(json.dumps(served.call("volume", [given(p) for p in uploaded])))
     with pytest.raises(Refused) as caught:
         served.predict(broken)
     answers.append(caught.value.words)

@@ -11,8 +11,10 @@ import pytest
 from standin import standin
 
 from neurovision.ensemble.results import Findings
+from neurovision.ensemble.volume import analyze_volume
 from neurovision.errors import DataError
 from neurovision.scan.phantom import phantom, phantom_volume
+from neurovision.views.pdf import write_pdf
 from neurovision.views.report import (
     DISCLAIMER,
     MAX_LINES,
@@ -21,7 +23,6 @@ from neurovision.views.report import (
     region_sizes,
     write_csv,
     write_json,
-    write_pdf,
 )
 
 
@@ -44,8 +45,10 @@ def test_pdf_says_what_was_found(found: Findings, tmp_path: Path) -> None:
     pages, text = text_of(tmp_path / "r.pdf")
     assert pages == 1
     for words in (
-        "Tumor detected", f"probability of a tumor {found.verdict.probability:.2f}", found.weights, "phantom-glioma-4",
-        "U-Net", "DGNet", f"{found.regions[0].area_px}", "Größe geprüft, см. прежний снимок.", " ".join(DISCLAIMER.split()),
+        "Tumor detected", "RESEARCH USE ONLY", "Calibrated probability of a tumor > 99 %",
+        found.weights, "phantom-glioma-4",
+        "U-Net", "DGNet", f"{found.regions[0].area_px}", "Größe geprüft, см. прежний снимок.",
+        " ".join(DISCLAIMER.split()), "Read by", "Page 1 of 1",
     ):  # fmt: skip
         assert words in text, words
 
@@ -66,6 +69,23 @@ def test_rejected_and_negative_findings_have_a_report_too(tmp_path: Path) -> Non
     text = text_of(tmp_path / "x.pdf")[1]
     assert "Not a brain MRI" in text and "No head." in text
     assert len(csv_rows(rejected)) == 1 and csv_rows(rejected)[0]["tumor_probability"] is None
+
+
+def test_pdf_of_a_volume_and_of_whom_it_shows(tmp_path: Path) -> None:
+    from dicom_builder import head, oblique, stored, write_series
+
+    from neurovision.evaluation.held_out import HeldOut
+    from neurovision.scan.read import read_files
+
+    files = write_series(tmp_path / "s", stored(head()[0]), oblique(head()[0].affine))
+    volume = analyze_volume(standin(), read_files(files))
+    measured = HeldOut("slices of all kinds", 0.98, 966, 0.03, 462, 0.94)
+    write_pdf(volume, tmp_path / "v.pdf", "Seen.", measured=measured)
+    text = text_of(tmp_path / "v.pdf")[1]
+    assert "Three planes" in text and "Slices 1 to 10" in text and "Volume (ml)" in text and "98 % of 966" in text
+    assert "20240203" in text and "PID-4711" not in text and "Zyxwvut" not in text
+    write_pdf(volume, tmp_path / "i.pdf", identity=True)
+    assert "PID-4711" in text_of(tmp_path / "i.pdf")[1]
 
 
 def test_too_long_notes_are_refused(found: Findings, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from neurovision.ensemble.results import COLUMNS, Findings, Interval, Unread, Ve
 from neurovision.ensemble.volume import analyze_study, analyze_volume
 from neurovision.scan.phantom import phantom, phantom_volume
 from neurovision.scan.study import Source, Study
-from neurovision.views.report import csv_rows, report_json, verdict_words, write_csv, write_pdf
+from neurovision.views.pdf import write_pdf
+from neurovision.views.report import csv_rows, report_json, verdict_words, write_csv
 
 TYPES = {"glioma": 0.7, "meningioma": 0.2, "pituitary": 0.1}
 
@@ -82,8 +83,8 @@ def test_overlay_report_and_json_of_a_volume_agree(tmp_path: Path):
     assert np.array_equal(shown.mask, volume.mask[2]) and np.array_equal(shown.picture, study.gray(2))
     write_pdf(volume, tmp_path / "v.pdf")
     text = text_of(tmp_path / "v.pdf")[1]
-    assert "No tumor detected" in text and "Tumor detected" not in text and "slices 0.48" in text and "slice 3" in text
-    assert f"{volume.lesions[0].volume_ml:.2f}" in text
+    assert "No tumor detected" in text and "Tumor detected" not in text and "of a tumor 48 %" in text and "Slice 3" in text
+    assert "Lesions" not in text and "nothing is marked" in text  # below the threshold nothing is tabled or drawn
     (warning,) = volume.warnings
     assert warning in text and warning in plain["warnings"] and "600 px" in warning and "threshold 50 %" in warning
     assert volume.row()["verdict"] == "no tumor" and volume.row()["tumor_volume_ml"] == plain["lesions"][0]["volume_ml"]

@@ -342,10 +342,10 @@ def test_the_page_proposes_and_says_what_is_missing(
     folder: Path, scan: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: None
 ) -> None:
     import gradio as gr
+    from neurovision.views.ui.diagnose import open_case
     from standin import standin
 
     from neurovision.views.ui import prompt
-    from neurovision.views.ui.diagnose import open_case
     from neurovision.views.ui.room import Room
 
     room = Room(standin)

@@ -18,7 +18,7 @@ import server
 from standin import standin
 
 from neurovision.serving.serve import PageLimits
-from neurovision.views.examples import examples_folder
+from neurovision.views.examples import FOLDER
 
 ROOT = Path(__file__).parents[1]
 HTML = {"accept": "text/html"}
@@ -55,7 +55,7 @@ def one_call(url: str) -> str:
     from gradio_client import Client, handle_file
 
     client = Client(url, verbose=False)
-    return str(client.predict(handle_file(str(examples_folder() / "glioma.png")), api_name="/predict")[1])
+    return str(client.predict(handle_file(str(FOLDER / "glioma.png")), api_name="/predict")[1])
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def _write_result(
     if result.shown is not None:
         write(out / f"{stem}.overlay.png", cv2.imencode(".png", result.shown.overlay()[..., ::-1])[1].tobytes())
     if report is Report.pdf:
-        from neurovision.views.report import write_pdf
+        from neurovision.views.pdf import write_pdf
 
         write_pdf(result, out / f"{stem}.pdf")
     plain = result.to_json() | ({} if objects is None else {"dicom": objects.to_json()})

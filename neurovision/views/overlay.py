@@ -5,12 +5,29 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from neurovision.scan.paint import paint
+
+SCREEN = 768  # pixels that the longer side is drawn with: crisp outlines, small files
+STYLES = ("Fill", "Contour")
+INFERNO = ("#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4")  # of :func:`heat`, for legends
 AGREED, MISSED, EXTRA = (0, 158, 115), (213, 94, 0), (86, 180, 233)  # Okabe-Ito, apart for any color blindness
 
 
 def gray_rgb(picture: np.ndarray) -> np.ndarray:
     """Float ``(H, W)`` in [0, 1] as uint8 ``(H, W, 3)``."""
     return np.repeat(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def to_screen(plane: np.ndarray, interpolation: int = cv2.INTER_CUBIC) -> np.ndarray:
+    """Resize ``(H, W)`` so that its longer side has SCREEN pixels."""
+    scale = SCREEN / max(plane.shape)
+    size = (max(1, round(plane.shape[1] * scale)), max(1, round(plane.shape[0] * scale)))
+    return cv2.resize(plane, size, interpolation=cv2.INTER_AREA if scale < 1 and plane.dtype != np.uint8 else interpolation)
+
+
+def draw_mask(picture: np.ndarray, mask: np.ndarray, style: str = "Fill", opacity: float = 0.45) -> np.ndarray:
+    """A label map over its picture at screen size, uint8 ``(h, w, 3)``; ``style`` is one of STYLES."""
+    return paint(to_screen(picture), to_screen(mask, cv2.INTER_NEAREST), opacity, contour=style == "Contour")
 
 
 def heat(picture: np.ndarray, values: np.ndarray, opacity: float = 0.75) -> np.ndarray:

@@ -14,16 +14,17 @@ from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.results import Findings
 from neurovision.scan import contained
 from neurovision.scan.masks import Truth
-from neurovision.segmenters import cards
-from neurovision.views.overlay import AGREED, EXTRA, MISSED, difference
+from neurovision.views.overlay import AGREED, EXTRA, MISSED, STYLES, difference, draw_mask, to_screen
 from neurovision.views.ui import parts
-from neurovision.views.ui.diagnose import STYLES, draw_mask, to_screen
-from neurovision.views.ui.room import Case, speaks
+from neurovision.views.ui.case import Case
+from neurovision.views.ui.follow import follow, title
+from neurovision.views.ui.read import Tab
+from neurovision.views.ui.room import speaks
 
 VOTE = "vote"
 COLUMNS = ("dice", "iou", "precision", "recall", "f1", "hd95")
 TITLES = ("Dice", "IoU", "Precision", "Recall", "F1", "HD95")
-NO_SCAN = "Open a scan in Diagnose first; the networks' masks of it appear here."
+NO_SCAN = "The networks' masks of the open scan appear here, side by side."
 
 
 def masks(findings: Findings) -> dict[str, np.ndarray]:
@@ -90,27 +91,23 @@ def _figure(value: float, digits: int = 3) -> str:
     return "∞" if math.isinf(value) else f"{value:.{digits}f}"
 
 
-def build(case: gr.State, tab: gr.Tab) -> None:
-    """Lay out the tab on the scan that is open in Diagnose."""
-    seen = gr.State("")
+def build(read: Tab, tab: gr.Tab) -> None:
+    """Lay out the tab on the scan that is open in Read."""
+    label = title()
     with gr.Row():
         with gr.Column(scale=7, min_width=300):
-            # Named from the start, so that a client of the API may choose before the tab was ever opened.
-            known = [("Vote", VOTE), *((c.title, c.name) for c in cards() if c.votes)]
-            chosen = gr.CheckboxGroup(known, label="Show", info="The vote and each network alone")
+            chosen = gr.CheckboxGroup([], label="Show", info="The vote and each network alone", elem_id="chosen")
             style = gr.Radio(STYLES, value=STYLES[0], label="Marking")
         with gr.Column(scale=5, min_width=300):
-            truth = gr.File(label="Ground truth of this scan: a mask of the same size", height=132, elem_id="truth")
+            truth = gr.File(label="Ground truth of this slice: a mask of the same size", height=132, elem_id="truth")
     legend = gr.HTML(parts.legend())
     gallery = gr.Gallery(
-        label="The same scan, mask by mask", columns=3, height="auto", object_fit="contain", format="png",
+        label="The same slice, mask by mask", columns=3, height="auto", object_fit="contain", format="png",
         interactive=False, buttons=["download", "fullscreen"], elem_classes="nv-gallery", elem_id="masks",
     )  # fmt: skip
     scores = gr.HTML(parts.empty(NO_SCAN))
 
-    @speaks
-    def compare(case: Case | None, chosen: list[str], style: str, truth: str | None) -> list[Any]:
-        """Draw the chosen networks' masks of the open scan, and score them where a ground truth is given."""
+    def shown(case: Case | None, chosen: list[str], style: str, truth: str | None) -> list[Any]:
         if case is None or not case.findings.members:
             return [[], parts.legend(), parts.empty(NO_SCAN)]
         read = truth_of(case, truth)
@@ -121,24 +118,24 @@ def build(case: gr.State, tab: gr.Tab) -> None:
         return [gallery, parts.swatches(colors), score_table(case.findings, chosen, read)]
 
     @speaks
-    def enter(case: Case | None, seen: str, style: str) -> list[Any]:
-        """List the networks of the open scan and draw all of them; coming back to the same scan changes nothing."""
-        key = "" if case is None else case.key
-        if key == seen:
-            return [gr.skip()] * 6
-        titles = names(case.findings) if case and case.findings.members else {}
+    def compare(case: Case | None, chosen: list[str], style: str, truth: str | None) -> list[Any]:
+        """Draw the chosen networks' masks of the open slice, and score them where a ground truth is given."""
+        return shown(case, chosen, style, truth)
+
+    def draw(case: Case) -> list[Any]:
+        titles = names(case.findings) if case.findings.members else {}
         keys = list(titles)
         choices = gr.update(choices=[(title, key) for key, title in titles.items()], value=keys)
-        return [key, choices, None, *compare(case, keys, style, None)]
+        return [choices, None, *shown(case, keys, STYLES[0], None), STYLES[0]]
+
+    def nothing() -> list[Any]:
+        return [gr.update(choices=[], value=[]), None, *shown(None, [], STYLES[0], None), STYLES[0]]
 
     outputs = [gallery, legend, scores]
-    tab.select(
-        enter, [case, seen, style], [seen, chosen, truth, *outputs], api_name="compare_open",
-        show_progress="hidden",
-    )  # fmt: skip
+    follow(read, ["Compare"], [tab], draw, nothing, [chosen, truth, *outputs, style], label)
     gr.on(
-        [chosen.input, style.input, truth.upload, truth.clear], compare, [case, chosen, style, truth], outputs,
-        api_name="compare", show_progress="minimal", show_progress_on=[scores],
+        [chosen.input, style.input, truth.upload, truth.clear], compare, [read.case, chosen, style, truth], outputs,
+        api_visibility="private", show_progress="minimal", show_progress_on=[scores],
         trigger_mode="always_last",  # a file that comes while the last change is still drawn must not be passed over
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ ROUTES: tuple[tuple[str, str, str], ...] = (
     ("logout", "GET", "/logout"),
     ("config", "GET", "/config/?"),
     ("assets", "GET HEAD", rf"/(assets|static|svelte)/.+|/favicon\.ico|/robots\.txt|({API})?/theme\.css"),
+    ("viewer", "GET HEAD", r"/viewer/niivue-[0-9.]{1,20}\.js"),
     ("info", "GET", f"{API}/info/?"),
     ("app_id", "GET", f"{API}/app_id/?"),
     ("startup", "GET", f"{API}/startup-events"),

@@ -9,9 +9,8 @@ import gradio as gr
 import numpy as np
 
 from neurovision.errors import ModelError
-from neurovision.views.overlay import gray_rgb
+from neurovision.views.overlay import gray_rgb, to_screen
 from neurovision.views.ui import parts
-from neurovision.views.ui.diagnose import to_screen
 from neurovision.views.ui.room import MODELS, Room, speaks
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def build(room: Room) -> None:
         label="Generated heads: no patients", columns=4, height="auto", object_fit="contain", format="png",
         interactive=False, buttons=["download", "fullscreen"], elem_classes="nv-gallery", elem_id="generated",
     )  # fmt: skip
-    gr.HTML(parts.card("void", "Not real scans", ABOUT))
+    gr.HTML(parts.card("Not real scans", ABOUT))
     lock, loaded = threading.Lock(), list["Generator"]()  # the same for every visitor
 
     def generator() -> Generator:

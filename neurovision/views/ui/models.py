@@ -12,11 +12,11 @@ import gradio as gr
 
 from neurovision.classifiers import card as classifier_card
 from neurovision.ensemble.manifest import Manifest
+from neurovision.evaluation.held_out import EVALUATION, held_out
 from neurovision.segmenters import card, cards
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import Room, speaks
 
-EVALUATION = Path(__file__).parents[3] / "docs" / "evaluation"
 LIMITS = (
     "Three tumor types only: glioma, meningioma, pituitary tumor. A metastasis, bleeding, abscess or stroke is forced"
     " into one of them or missed.",
@@ -116,27 +116,51 @@ def differs(manifest: Manifest, folder: Path = EVALUATION) -> str:
     return ""
 
 
+def summary_html(manifest: Manifest) -> str:
+    """One screen: what votes, on what it was trained, how it does on held-out scans, where it ends."""
+    names = ", ".join(parts.title(m) for m in manifest.members)
+    measured = held_out(manifest.digest, None, (manifest.folder, EVALUATION))
+    entries = [("networks, whose votes trees and a weighted mean join", str(len(manifest.members)))]
+    if measured is not None:
+        if measured.sensitivity is not None:
+            words = f"of {measured.with_tumor} held-out slices with a tumor found"
+            entries.append((words, parts.percent(measured.sensitivity)))
+        if measured.false_alarms is not None:
+            words = f"false alarms on {measured.without_tumor} held-out slices without one"
+            entries.append((words, parts.percent(measured.false_alarms)))
+        if measured.type_right is not None:
+            entries.append(("of found tumors of the right type", parts.percent(measured.type_right)))
+    about = "" if measured else '<p class="nv-fine">No held-out evaluation of these weights is here.</p>'
+    return parts.facts(entries) + f'<p class="nv-note">{escape(names)}.</p>{about}'
+
+
 def build(room: Room, tab: gr.Tab) -> None:
-    """Lay out the tab."""
-    facts = gr.HTML(parts.empty("The models are loading."))
-    members = gr.HTML()
+    """Lay out the tab: one screen of summary, the tables folded."""
+    summary = gr.HTML(parts.empty("The models are loading."), elem_id="models-summary")
     gr.HTML(limits_html())
-    gr.Markdown("## Measured")
-    note = gr.HTML()
-    words, pictures = evaluation()
-    gr.Markdown(words, elem_classes="nv-evaluation")
-    if pictures:
-        gr.Gallery(
-            pictures, label="Figures of the evaluation", columns=3, height="auto", object_fit="contain", interactive=False,
-            elem_classes="nv-gallery",
-        )  # fmt: skip
-    gr.HTML(cards_html())
+    with gr.Accordion("Loaded networks and weights", open=False):
+        facts = gr.HTML()
+        members = gr.HTML()
+    with gr.Accordion("Measured on held-out scans", open=False):
+        note = gr.HTML()
+        words, pictures = evaluation()
+        gr.Markdown(words, elem_classes="nv-evaluation")
+        if pictures:
+            gr.Gallery(
+                pictures, label="Figures of the evaluation", columns=3, height="auto", object_fit="contain",
+                interactive=False, elem_classes="nv-gallery",
+            )  # fmt: skip
+    with gr.Accordion("Every architecture that can be trained", open=False):
+        gr.HTML(cards_html())
 
     @speaks
     def models() -> list[Any]:
         """Tell which networks and weights are loaded, as HTML tables."""
         analyzer = room.analyzer()
         manifest = analyzer.manifest
-        return [facts_html(manifest, analyzer.engine.device, room.seconds), members_html(manifest), differs(manifest)]
+        return [
+            summary_html(manifest), facts_html(manifest, analyzer.engine.device, room.seconds), members_html(manifest),
+            differs(manifest),
+        ]  # fmt: skip
 
-    tab.select(models, None, [facts, members, note], api_name="models", show_progress="hidden")
+    tab.select(models, None, [summary, facts, members, note], api_name="models", show_progress="hidden")

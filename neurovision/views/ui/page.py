@@ -17,11 +17,12 @@ import gradio as gr
 from neurovision import __version__
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.logs import Quiet, to_stderr
-from neurovision.views.examples import examples_folder
-from neurovision.views.ui import batch, compare, diagnose, explain, generate, look, models, parts, prompt, report, volume
+from neurovision.views.examples import FOLDER
+from neurovision.views.ui import batch, compare, lab, look, models, parts, viewer
 from neurovision.views.ui.gradio_gaps import close, keep_open_sessions, queued, signed_in
 from neurovision.views.ui.guard import Guard, Limits, login
 from neurovision.views.ui.metrics import Metrics
+from neurovision.views.ui.read import Tab, predict_endpoint
 from neurovision.views.ui.room import MAX_UPLOAD, Room
 from neurovision.views.ui.sealed import seal
 from neurovision.views.ui.wire import wire
@@ -37,7 +38,7 @@ DISCLAIMER = (
 def build(room: Room) -> gr.Blocks:
     """Lay out the page. Handlers get the room; whatever a visitor opens stays in that visitor's session."""
     os.environ["GRADIO_TEMP_DIR"] = str(room.folder)
-    gr.set_static_paths([examples_folder(), models.EVALUATION])  # the page's own pictures are never copied, so never swept
+    gr.set_static_paths([FOLDER, models.EVALUATION])  # the page's own pictures are never copied, so never swept
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(
             f'<header class="nv-header"><div><h1>{TITLE}</h1><p>Five networks segment the slice, trees vote on every pixel.'
@@ -45,25 +46,18 @@ def build(room: Room) -> gr.Blocks:
             f'<p class="nv-disclaimer" role="note">{DISCLAIMER}</p>'
         )
         status = gr.HTML(_status("nv-wait", "The models are loading; you may open a scan meanwhile."))
-        with gr.Tabs():
-            with gr.Tab("Diagnose", id="diagnose"):
-                case = diagnose.build(room)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Read", id="read"):
+                read = Tab(room)
             with gr.Tab("Compare", id="compare") as tab:
-                compare.build(case, tab)
-            with gr.Tab("Explain", id="explain") as tab:
-                explain.build(room, case, tab)
-            with gr.Tab("Volume", id="volume"):
-                volume.build(room, case)
-            with gr.Tab("Propose", id="propose") as tab:
-                prompt.build(room, case, tab)
-            with gr.Tab("Generate", id="generate"):
-                generate.build(room)
+                compare.build(read, tab)
             with gr.Tab("Batch", id="batch"):
-                batch.build(room)
+                batch.build(room, read, tabs)
             with gr.Tab("Models", id="models") as tab:
                 models.build(room, tab)
-            with gr.Tab("Report", id="report") as tab:
-                report.build(room, case, tab)
+            with gr.Tab("Lab", id="lab") as tab:
+                lab.build(room, read, tab)
+        predict_endpoint(room)
 
         def loaded() -> str:
             """Wait for the models; tell the device, the networks and the weights."""
@@ -77,6 +71,7 @@ def build(room: Room) -> gr.Blocks:
                 f"Version {__version__}",
             )  # fmt: skip
 
+        page.load(None, None, None, js=look.SCRIPT, api_visibility="private")
         page.load(loaded, outputs=status, api_name="status", show_progress="hidden", concurrency_limit=None)
     page.queue(max_size=64, default_concurrency_limit=4)
     page.state_session_capacity = SESSIONS
@@ -113,6 +108,7 @@ def application(room: Room, limits: Limits | None = None) -> Guard:
     def readyz() -> Any:
         return JSONResponse({"status": room.state}, 200 if room.state == "ready" else 503)
 
+    viewer.serve_library(app)
     check, page = login(), build(room)
     gr.mount_gradio_app(
         app, page, path="/", footer_links=["api", "settings"], run_history=False, enable_monitoring=False,

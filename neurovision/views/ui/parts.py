@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from neurovision.classes import BY_KEY, TUMORS, PixelClass
-from neurovision.ensemble.manifest import Network, VerdictFit
-from neurovision.ensemble.results import Findings, Verdict
+from neurovision.ensemble.manifest import Network
+from neurovision.ensemble.results import Findings
 from neurovision.segmenters import title_of
-from neurovision.views.report import region_sizes, verdict_words
-
-_ICONS = {
-    "tumor": '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="3.5" fill="currentColor"/>',
-    "clear": '<circle cx="12" cy="12" r="9"/><path d="M8 12.5l2.8 2.8L16 9.6"/>',
-    "void": '<circle cx="12" cy="12" r="9"/><path d="M6 18L18 6"/>',
-}
 
 
 def percent(value: float) -> str:
     """A probability for readers: never "0 %" or "100 %", which no model may claim."""
     if value < 0.01:
-        return "&lt; 1 %"
-    return "&gt; 99 %" if value > 0.99 else f"{100 * value:.0f} %"
+        return "&lt;&nbsp;1&nbsp;%"
+    return "&gt;&nbsp;99&nbsp;%" if value > 0.99 else f"{100 * value:.0f}&nbsp;%"
 
 
 def hex_color(kind: PixelClass) -> str:
@@ -30,71 +23,20 @@ def hex_color(kind: PixelClass) -> str:
     return "#{:02x}{:02x}{:02x}".format(*(kind.color or (128, 128, 128)))
 
 
-def card(tone: str, title: str, body: str) -> str:
-    """A card with an icon, a heading and ready HTML; ``tone`` is tumor, clear or void."""
-    icon = (
-        '<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="2" aria-hidden="true">'
-        f"{_ICONS[tone]}</svg>"
-    )
-    return (
-        f'<section class="nv-card nv-{tone}" role="status" aria-live="polite"><h2>{icon}{escape(title)}</h2>{body}</section>'
-    )
+def card(title: str, body: str) -> str:
+    """A card with a heading and ready HTML."""
+    return f'<section class="nv-card"><h2>{escape(title)}</h2>{body}</section>'
 
 
-def waiting_card() -> str:
-    """What stands where the verdict will be."""
-    return card("void", "No scan yet", "<p>Drop a brain MRI slice above, or pick an example.</p>")
-
-
-def refused_card(reason: str) -> str:
-    """A file that could not be read, and why."""
-    return card("void", "This file cannot be read", f"<p>{escape(reason)}</p>")
-
-
-def verdict_card(findings: Findings, fitted: VerdictFit | None) -> str:
-    """The verdict at a glance.
-
-    Args:
-        findings: What was found.
-        fitted: How the verdict did where it was fitted, or None.
-    """
-    verdict = findings.verdict
-    if verdict is None:
-        return card("void", verdict_words(findings), f"<p>{escape(findings.reason or '')}</p>{_warnings(findings)}")
-    p, threshold = verdict.probability, verdict.threshold
-    body = (
-        f'<p class="nv-big"><b>{percent(p)}</b> calibrated probability of a tumor</p>'
-        f'<div class="nv-meter" role="img" aria-label="Probability {percent(p)}, threshold {percent(threshold)}">'
-        f'<i style="width:{100 * p:.1f}%"></i><b style="left:{100 * threshold:.1f}%"></b></div>'
-        f'<p class="nv-fine" style="margin-top:2px">The mark is the threshold, {percent(threshold)}.'
-        + (
-            f" On the scans that set it, it found {100 * fitted.sensitivity:.0f} % of tumors"
-            f" and raised {100 * fitted.false_alarms:.0f} % false alarms."
-            if fitted is not None
-            else ""
-        )
-        + "</p>"
-    )
-    if verdict.likeliest_type is not None:
-        body += f"<p>Likeliest type: <b>{escape(BY_KEY[verdict.likeliest_type].title)}</b></p>{type_bars(verdict)}"
-    else:
-        body += "<p>No network's finding passes the threshold. A negative answer does not exclude a tumor.</p>"
-    return card("tumor" if verdict.positive else "clear", verdict_words(findings), body + _warnings(findings))
-
-
-def type_bars(verdict: Verdict) -> str:
-    """Probability of each type given a tumor, as labeled bars."""
-    shares = [(kind, verdict.types.get(kind.key, 0.0)) for kind in TUMORS]
+def type_bars(probabilities: Mapping[str, float]) -> str:
+    """Probability of each type given a tumor, by its key, as labeled bars."""
+    shares = [(kind, probabilities.get(kind.key, 0.0)) for kind in TUMORS]
     rows = "".join(
         f"<li><span>{kind.title}</span><span class='nv-bar'>"
         f"<i style='width:{100 * p:.1f}%;background:{hex_color(kind)}'></i></span><span>{percent(p)}</span></li>"
         for kind, p in shares
     )
     return f'<ul class="nv-types" aria-label="Probability of each type">{rows}</ul>'
-
-
-def _warnings(findings: Findings) -> str:
-    return "".join(f'<p class="nv-warn">{escape(w)}</p>' for w in findings.warnings)
 
 
 def legend() -> str:
@@ -158,21 +100,6 @@ def type_cell(key: str | None) -> str:
     if key is None:
         return "none"
     return f'<i class="nv-dot" style="background:{hex_color(BY_KEY[key])}"></i> {BY_KEY[key].title}'
-
-
-def regions_table(findings: Findings) -> str:
-    """Every region, in millimeters only where the file tells its spacing."""
-    if not findings.regions:
-        return empty("No region is marked on this slice.")
-    metric = findings.spacing is not None
-    unit = "mm" if metric else "px"
-    rows = []
-    for i, r in enumerate(findings.regions, 1):
-        area, longest, across = region_sizes(r)
-        rows.append([str(i), type_cell(r.type), f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
-    note = "" if metric else '<p class="nv-fine">This file gives no pixel spacing, so sizes are in pixels.</p>'
-    head = ["##", "Type", f"#Area ({'mm²' if metric else 'px'})", f"#Longest ({unit})", f"#Across ({unit})", "Side"]
-    return table("Regions on this slice", head, rows) + note
 
 
 def members_table(findings: Findings) -> str:

@@ -23,12 +23,12 @@ from neurovision.aids.prompted import (
 )
 from neurovision.classes import GLIOMA
 from neurovision.errors import NeurovisionError
-from neurovision.views.overlay import AGREED, EXTRA, gray_rgb
-from neurovision.views.ui import parts
-from neurovision.views.ui.diagnose import draw_mask, to_screen
-from neurovision.views.ui.room import MODELS, Case, Room, require, speaks
+from neurovision.views.overlay import AGREED, EXTRA, draw_mask, gray_rgb, to_screen
+from neurovision.views.ui.case import Case, require
+from neurovision.views.ui.follow import follow, title
+from neurovision.views.ui.read import Tab
+from neurovision.views.ui.room import MODELS, Room, speaks
 
-NO_SCAN = "Open a scan in Diagnose first; masks are proposed for it here."
 INSIDE, OUTSIDE, CORNER = MODES = ("Point in the object", "Point outside of it", "Corner of a box")
 ABOUT = (
     '<p class="nv-fine">SAM draws what you point at. It was trained on photographs and knows nothing of tumors: its masks'
@@ -100,10 +100,14 @@ def draw_hints(gray: np.ndarray, fields: tuple[str, str, str]) -> np.ndarray:
     return drawn
 
 
-def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
-    """Lay out the tab on the scan that is open in Diagnose."""
-    seen = gr.State("")
-    note = gr.HTML(parts.empty(NO_SCAN))
+def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
+    """Lay out the tab on the scan that is open in Read; ``tabs`` are Lab and this one. Without SAM it is one line."""
+    try:
+        locate()
+    except NeurovisionError as e:
+        gr.HTML(f'<p class="nv-empty">{escape(str(e))}</p>')
+        return
+    case, label = read.case, title()
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=300):
             picture = gr.Image(
@@ -134,20 +138,8 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
                 loaded.append(load_prompter())
             return loaded[0]
 
-    @speaks
-    def enter(case: Case | None, seen: str) -> list[Any]:
-        """Show the open slice; coming back to it changes nothing but the note on the weights."""
-        try:
-            locate()
-            words = ""
-        except NeurovisionError as e:
-            words = parts.card("void", "SAM is not here", f"<p>{escape(str(e))}</p>")
-        key = "" if case is None else case.key
-        if case is None:
-            return [key, words or parts.empty(NO_SCAN), None, "", "", "", [], None]
-        if key == seen:
-            return [key, words, *[gr.skip()] * 6]
-        return [key, words, gray_rgb(to_screen(case.findings.picture)), "", "", "", [], None]
+    def draw(case: Case) -> list[Any]:
+        return [gray_rgb(to_screen(case.findings.picture)), "", "", "", [], None]
 
     @speaks
     def click(case: Case | None, mode: str, inside: str, outside: str, box: str, event: gr.SelectData) -> list[Any]:
@@ -184,10 +176,10 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
         """Forget the points, the box and the proposals."""
         return ["", "", "", None if case is None else gray_rgb(to_screen(case.findings.picture)), [], None]
 
-    tab.select(
-        enter, [case, seen], [seen, note, picture, *fields, gallery, files], api_name="prompt_open",
-        show_progress="hidden",
-    )  # fmt: skip
+    follow(
+        read, ["Lab", "Propose"], tabs, draw, lambda: [None, "", "", "", [], None],
+        [picture, *fields, gallery, files], label,
+    )
     picture.select(
         click, [case, mode, *fields], [*fields, picture], api_visibility="private", show_progress="hidden"
     )
@@ -196,6 +188,6 @@ def build(room: Room, case: gr.State, tab: gr.Tab) -> None:
         api_visibility="private", show_progress="hidden",
     )  # fmt: skip
     ask.click(
-        propose, [case, *fields], [gallery, files], api_name="propose", concurrency_id=MODELS, concurrency_limit=1
+        propose, [case, *fields], [gallery, files], api_visibility="private", concurrency_id=MODELS, concurrency_limit=1
     )
     wipe.click(clear, case, [*fields, picture, gallery, files], api_visibility="private", show_progress="hidden")

@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +30,7 @@ from neurovision.logs import event, where
 from neurovision.scan import contained
 from neurovision.scan.phantom import phantom
 from neurovision.scan.study import Study
-from neurovision.views.examples import examples_folder
+from neurovision.views.examples import FOLDER
 
 if TYPE_CHECKING:
     import keras
@@ -48,35 +47,6 @@ PREFIX = "neurovision-page-"
 MAX_UPLOAD = "512mb"
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Case:
-    """The scan that one visitor has open; it lives in that visitor's session only.
-
-    Attributes:
-        study: What was read.
-        findings: What was said of the slice on show.
-    """
-
-    study: Study
-    findings: Findings
-
-    @property
-    def key(self) -> str:
-        """Tells whether a tab has drawn this case already."""
-        return f"{self.findings.source.sha256}/{self.findings.slice_index}"
-
-
-def require(case: Case | None) -> Case:
-    """The open case.
-
-    Raises:
-        UnsupportedScan: None is open.
-    """
-    if case is None:
-        raise UnsupportedScan("No scan is open; drop a file in Diagnose or pick an example there.")
-    return case
 
 
 class Watched(Analyzer):
@@ -113,7 +83,7 @@ class Room:
         self.tally = Tally()
         self._load, self._build, self._ready = load, build, threading.Event()
         self._members: dict[str, keras.Model] = {}
-        self._cases: dict[str, Case] = {}
+        self._kept: dict[str, Any] = {}
         self._analyzer: Analyzer | None = None
         self._error = ""
         self.seconds = 0.0
@@ -157,11 +127,12 @@ class Room:
             self._members[name] = self._build(entry, manifest)
         return self._members[name]
 
-    def once(self, key: str, make: Callable[[], Case]) -> Case:
-        """A case that is nobody's own, such as an example: made when first asked for, then kept with its timing."""
-        if key not in self._cases:
-            self._cases[key] = make()
-        return self._cases[key]
+    def once(self, key: str, make: Callable[[], Result]) -> Result:
+        """What is nobody's own, such as an example's findings: made when first asked for, then kept."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: Result = self._kept[key]
+        return found
 
     def new_file(self, name: str) -> Path:
         """A path for a file to hand out, in a folder of its own, swept later."""
@@ -284,7 +255,7 @@ def check_brought(path: str) -> None:
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         folder = file.parent.resolve(strict=True)
-        if not any(folder.is_relative_to(own.resolve()) for own in (*_folders, examples_folder())):
+        if not any(folder.is_relative_to(own.resolve()) for own in (*_folders, FOLDER)):
             raise refusal
         descriptor = os.open(folder / file.name, flags)
     except (OSError, ValueError):  # gone, a link, or no path at all
