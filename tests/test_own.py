@@ -182,3 +182,9 @@ def test_a_network_trains_on_it(listed: Rows, tmp_path: Path, monkeypatch: pytes
     final = fit.train(short, tmp_path / "data", (1, 2), 3, tmp_path / "runs" / "dgnet", verbose=0)
     told = json.loads((tmp_path / "runs" / "dgnet" / "run.json").read_text())
     assert final.is_file() and told["sources"] == ["clinic"] and told["recipe"]["trial"] and told["facts"]["scans_seen"] == 8
+
+
+def test_an_evaluation_calls_it_by_its_name() -> None:
+    from neurovision.evaluation.summary import TITLES, data_title
+
+    assert data_title("clinic") == "clinic" and data_title("lgg") == TITLES["lgg"]

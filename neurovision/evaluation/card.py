@@ -12,7 +12,7 @@ from neurovision.ensemble.weights import load_manifest
 from neurovision.errors import DataError
 from neurovision.evaluation.measure import VOTE
 from neurovision.evaluation.report import figure, percent, table, went_on
-from neurovision.evaluation.summary import POOLED, TITLES
+from neurovision.evaluation.summary import POOLED, data_title
 from neurovision.segmenters import title_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,23 @@ DATA = {
         "pictures without a tumor, many sequences and views; a few labels are wrong",
         "negatives for members, vote and verdict",
     ),
+    "brats": DataSource(
+        "BraTS 2021",
+        "RSNA-ASNR-MICCAI, The Cancer Imaging Archive",
+        "CC BY 4.0",
+        "axial slices of 8 LGG patients in T1, T1c, T2 and FLAIR, without skull; the whole tumor drawn, on T1c its core",
+        "members, vote, verdict; in the folds of LGG's patients",
+    ),
+    "ms": DataSource(
+        "open_ms_data",
+        "Lesjak 2017 and others, University of Ljubljana",
+        "CC BY 4.0",
+        "slices of 10 patients with multiple sclerosis, several sequences, with and without skull; lesions, no tumor",
+        "negatives for members, vote and verdict",
+    ),
 }
+
+OWN = DataSource("a data set of its own", "who trained these weights", "see the manifest", "see its report.json", "as above")
 
 NON_COMMERCIAL = """LGG's scans and masks come under CC BY-NC-SA 4.0. Whether weights learned from them are an adaptation in
 the sense of that license is not settled; this project reads it the careful way. **These weights are therefore offered
@@ -128,7 +144,10 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
         "## Training data\n",
         table(
             ("data set", "origin", "license", "holds", "used for"),
-            [(f"{s}: {d.title}", d.origin, d.license, d.holds, d.used) for s, d in DATA.items() if s in sources],
+            [
+                (f"{s}: {d.title}", d.origin, d.license, d.holds, d.used)
+                for s, d in ((s, DATA.get(s, OWN)) for s in sorted(sources, key=lambda s: (s not in DATA, s)))
+            ],
         ),
         f"Split: {manifest.training.split}. Members: folds {', '.join(map(str, manifest.training.member_folds))}; "
         f"vote, verdict and refusal: fold {manifest.training.vote_fold}; "
@@ -164,7 +183,7 @@ def _eval_results(result: dict[str, Any]) -> list[EvalResult]:
 
     def one(task: str, source: str, metric: str, name: str, interval: dict[str, Any]) -> EvalResult:
         return EvalResult(
-            task_type=task, dataset_type=source, dataset_name=TITLES[source], dataset_split=split, metric_type=metric,
+            task_type=task, dataset_type=source, dataset_name=data_title(source), dataset_split=split, metric_type=metric,
             metric_name=name, metric_value=interval["value"],
         )  # fmt: skip
 
@@ -218,7 +237,7 @@ def _figures(result: dict[str, Any]) -> str:
     about = result["about"]
     masks = [
         (
-            TITLES[s],
+            data_title(s),
             str(m[VOTE]["dice"]["n"]),
             figure(m[VOTE]["dice"]),
             figure(m[VOTE]["patient_dice"]) if "patient_dice" in m[VOTE] else "patients unknown",
@@ -229,7 +248,7 @@ def _figures(result: dict[str, Any]) -> str:
     ]
     verdict = [
         (
-            TITLES[s],
+            data_title(s),
             str(v["n"]),
             figure(v["auc"]),
             *(percent(v[k]) for k in ("accuracy", "sensitivity", "specificity")),
@@ -238,7 +257,7 @@ def _figures(result: dict[str, Any]) -> str:
         for s, v in result["verdict"].items()
     ]
     best = [
-        (TITLES[s], v["best_member"], f"{v['best_dice']:.3f}", f"{v['vote_dice']:.3f}", figure(v["difference"]))
+        (data_title(s), v["best_member"], f"{v['best_dice']:.3f}", f"{v['vote_dice']:.3f}", figure(v["difference"]))
         for s, v in result["vote_against_best"].items()
     ]
     parts = [
@@ -270,14 +289,16 @@ def _limits(result: dict[str, Any]) -> str:
     for source, failed in result["failures"].items():
         small, large = failed["by_area"][0], failed["by_area"][-1]
         lines.append(
-            f"- {TITLES[source]}: {percent(failed['missed'])} of the tumor slices are missed and {percent(failed['poor'])} "
-            f"drawn with a Dice under one half. Dice is {figure(small['dice'])} in the quarter with the smallest tumors "
+            f"- {data_title(source)}: {percent(failed['missed'])} of the tumor slices are missed and "
+            f"{percent(failed['poor'])} drawn with a Dice under one half. "
+            f"Dice is {figure(small['dice'])} in the quarter with the smallest tumors "
             f"({small['from_px']}-{small['to_px']} px) and {figure(large['dice'])} in that with the largest."
         )
     for source, free in result["tumor_free"].items():
         called = percent(free["called_tumor"])
-        lines.append(f"- {TITLES[source]}: {called} of {free['n']} tumor-free scans are called tumor.")
+        lines.append(f"- {data_title(source)}: {called} of {free['n']} tumor-free scans are called tumor.")
     for source, scans in result["scans"].items():
         if scans["rejected"]:
-            lines.append(f"- {TITLES[source]}: {scans['rejected']} of {scans['n']} real scans are refused as unreadable.")
+            refused = f"{scans['rejected']} of {scans['n']} real scans are refused as unreadable"
+            lines.append(f"- {data_title(source)}: {refused}.")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from sklearn import metrics
 from neurovision.ensemble.results import Findings
 from neurovision.evaluation.measure import VOTE, Row
 from neurovision.evaluation.scores import auc
-from neurovision.evaluation.summary import POOLED, TITLES, decided
+from neurovision.evaluation.summary import POOLED, data_title, decided
 from neurovision.scan.paint import paint
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def dice_boxes(rows: Sequence[Row], summary: dict[str, Any], models: Sequence[st
         for box, model in zip(boxes["boxes"], models, strict=True):
             box.set(facecolor=PALETTE[1] if model == VOTE else "#c9d9e8")
         axis.set_xticklabels(models, rotation=35, ha="right")
-        axis.set(title=f"{TITLES[source]}: {len(tumor)} tumor slices", ylabel="Dice", ylim=(-0.02, 1.02))
+        axis.set(title=f"{data_title(source)}: {len(tumor)} tumor slices", ylabel="Dice", ylim=(-0.02, 1.02))
     return _save(figure, path)
 
 
@@ -98,7 +98,7 @@ def confusion(tables: dict[str, Any], path: Path) -> Path:
         axis.set_yticks(range(len(counts)), [labels[k] for k in annotated])
         for (i, j), n in np.ndenumerate(counts):
             axis.text(j, i, str(n), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
-        axis.set(title=TITLES[source], xlabel="said", ylabel="annotated")
+        axis.set(title=data_title(source), xlabel="said", ylabel="annotated")
     return _save(figure, path)
 
 
@@ -110,7 +110,7 @@ def roc(rows: Sequence[Row], tables: dict[str, Any], path: Path) -> Path:
         of = [r for r in rows if (r.source == source if source != POOLED else r.source != "lgg_t1c")]
         truth, probability, positive, _ = decided(of)
         false, true, _ = metrics.roc_curve(truth, probability)
-        label = f"{TITLES[source]}: AUC {auc(truth, probability):.3f}, n = {len(truth)}"
+        label = f"{data_title(source)}: AUC {auc(truth, probability):.3f}, n = {len(truth)}"
         axis.plot(false, true, label=label, color=color, lw=2 if source == POOLED else 1.3)
         axis.plot(positive[~truth].mean(), positive[truth].mean(), "o", color=color, ms=5)
     axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.8)

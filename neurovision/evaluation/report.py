@@ -7,7 +7,7 @@ from typing import Any
 
 from neurovision.evaluation.measure import VERDICT, VOTE
 from neurovision.evaluation.scores import FOUND
-from neurovision.evaluation.summary import POOLED, POOR, SPECKS, STATED, TITLES
+from neurovision.evaluation.summary import POOLED, POOR, SPECKS, STATED, data_title
 
 CAPTIONS = {
     "dice.png": "Dice on tumor slices. Box: quartiles; cross: mean.",
@@ -66,12 +66,12 @@ def _opening(result: dict[str, Any]) -> str:
         "",
     ]
     if about.get("left_out"):
-        counts = ", ".join(f"{n} of {TITLES[s]}" for s, n in about["left_out"].items())
+        counts = ", ".join(f"{n} of {data_title(s)}" for s, n in about["left_out"].items())
         lines += [f"Left out, since their patient or a copy of the picture took part in fitting: {counts}.", ""]
     if about["trial"]:
         lines += ["**A trial on a few scans: not a result.**", ""]
     scans = [
-        (TITLES[s], str(v["n"]), str(v["with_tumor"]), str(v["patients"] or "unknown"), str(v["rejected"]))
+        (data_title(s), str(v["n"]), str(v["with_tumor"]), str(v["patients"] or "unknown"), str(v["rejected"]))
         for s, v in result["scans"].items()
     ]
     return "\n".join(lines) + "\n" + table(("data set", "scans", "with tumor", "patients", "rejected"), scans)
@@ -80,8 +80,8 @@ def _opening(result: dict[str, Any]) -> str:
 def _sequences(result: dict[str, Any]) -> str:
     lines = [
         (
-            TITLES[source], sequence, str(t["tumors"]), figure(t["dice"]), percent(t["called_tumor"]), percent(t["refused"]),
-            percent(t["called_none_unwarned"]), str(t["tumor_free"]), percent(t["free_called_tumor"]),
+            data_title(source), sequence, str(t["tumors"]), figure(t["dice"]), percent(t["called_tumor"]),
+            percent(t["refused"]), percent(t["called_none_unwarned"]), str(t["tumor_free"]), percent(t["free_called_tumor"]),
         )
         for source, of in result["by_sequence"].items()
         for sequence, t in of.items()
@@ -149,7 +149,7 @@ def _masks(result: dict[str, Any]) -> str:
         ]
         clusters = vote["dice"]["clusters"]
         unit = f"of {clusters} patients" if patients else "patients unknown, so intervals are over slices and too narrow"
-        parts.append(f"### {TITLES[source]}\n\n{vote['dice']['n']} tumor slices, {unit}.\n")
+        parts.append(f"### {data_title(source)}\n\n{vote['dice']['n']} tumor slices, {unit}.\n")
         parts.append(table(("", "Dice", "median", "IoU", *(("Dice per patient", "median") if patients else ())), overlap))
         parts.append(table(("", "precision", "recall", "F1", "boundary F1", "HD95 px; undefined", "pixel accuracy"), rest))
         lesions = vote["lesions"]
@@ -173,14 +173,14 @@ def _median(interval: dict[str, Any]) -> str:
 
 def _classes(result: dict[str, Any]) -> str:
     lines = [
-        (TITLES[s], kind, str(m[VOTE]["dice"]["n"]), figure(m[VOTE]["dice"]), figure(m[VOTE]["typed_dice"]))
+        (data_title(s), kind, str(m[VOTE]["dice"]["n"]), figure(m[VOTE]["dice"]), figure(m[VOTE]["typed_dice"]))
         for s, kinds in result["by_class"].items()
         for kind, m in kinds.items()
     ]
     if not lines:
         return ""
     types = [
-        (TITLES[s], str(t["accuracy"]["n"]), *map(percent, (t["accuracy"], t["with_misses"], *t["members"].values())))
+        (data_title(s), str(t["accuracy"]["n"]), *map(percent, (t["accuracy"], t["with_misses"], *t["members"].values())))
         for s, t in result["type"].items()
     ]
     members = next(iter(result["type"].values()))["members"]
@@ -198,7 +198,7 @@ def _verdict(result: dict[str, Any]) -> str:
     alarms = f"false_alarms_at_{STATED}_sensitivity"
     lines = [
         [
-            TITLES[s],
+            data_title(s),
             str(v["n"]),
             figure(v["auc"]),
             *(percent(v[k]) for k in ("accuracy", "sensitivity", "specificity")),
@@ -213,7 +213,7 @@ def _verdict(result: dict[str, Any]) -> str:
     if free := result["tumor_free"]:
         rows = [
             (
-                TITLES[s],
+                data_title(s),
                 str(v["n"]),
                 percent(v["called_tumor"]),
                 *(percent(v["mask_over_30_px"][m]) for m in v["mask_over_30_px"] if m != VERDICT),
@@ -231,7 +231,7 @@ def _verdict(result: dict[str, Any]) -> str:
 def _against(result: dict[str, Any]) -> str:
     lines = [
         (
-            TITLES[s],
+            data_title(s),
             f"{v['best_member']}, {v['best_dice']:.3f}",
             f"{v['vote_dice']:.3f}",
             figure(v["difference"]),
@@ -250,7 +250,7 @@ def _failures(result: dict[str, Any]) -> str:
     for source, failed in result["failures"].items():
         quarters = [f"{figure(q['dice'])}; {q['from_px']}-{q['to_px']} px" for q in failed["by_area"]]
         shares = (percent(failed["missed"]), percent(failed["poor"]))
-        lines.append([TITLES[source], *shares, *quarters, *[""] * (4 - len(quarters))])
+        lines.append([data_title(source), *shares, *quarters, *[""] * (4 - len(quarters))])
     if not lines:
         return ""
     sizes = ("smallest quarter", "second", "third", "largest")
@@ -263,7 +263,7 @@ def _refusal(result: dict[str, Any]) -> str:
     alien = [line for kind, line in result["refusal"].items() if not kind.startswith("scan")]
     total = {c: sum(line[c] for line in alien) for c in columns}
     lines = [(kind, *(str(line[c]) for c in columns)) for kind, line in {**result["refusal"], "**no scan**": total}.items()]
-    real = ", ".join(f"{TITLES[s]} {v['rejected']} of {v['n']}" for s, v in result["scans"].items())
+    real = ", ".join(f"{data_title(s)} {v['rejected']} of {v['n']}" for s, v in result["scans"].items())
     return (
         "## Refusal\n\nPictures that are no brain MRI (photographs out of installed packages, and drawn ones), and real "
         f"scans turned, cut or inverted. Real scans as they are, refused: {real}.\n\n"

@@ -45,6 +45,12 @@ TITLES = {
 
 Json = dict[str, Any]
 
+
+def data_title(source: str) -> str:
+    """What readers call a data set; one's own goes by its name."""
+    return TITLES.get(source, source)
+
+
 CONVENTIONS = {
     "geometry": "Masks are compared in each file's own pixels, after the way back from the networks' grid.",
     "tumor": "Any of the three tumor classes counts as tumor; typed Dice compares the annotated type's class alone.",
