@@ -1,22 +1,27 @@
-"""Write the README's generated blocks from their one truth: ``python docs/readme.py``.
+"""Write the documents' generated blocks from their one truth: ``python docs/readme.py``.
 
-The networks' table comes from the registry and the manifest, the scores from ``docs/evaluation/evaluation.json``.
-A test fails where the README has fallen behind.
+The scores come from ``docs/evaluation/evaluation.json``, the networks from the registry and the weights' manifest, the hours
+of training from the manifest. A test fails where a document has fallen behind.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.weights import load_manifest
 from neurovision.evaluation.report import figure, percent, table
+from neurovision.evaluation.scores import FOUND
+from neurovision.evaluation.summary import POOLED, TITLES
 from neurovision.segmenters import cards, title_of
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 EVALUATION = ROOT / "docs" / "evaluation" / "evaluation.json"
+SIGNIFICANT = 0.05
 
 
 def networks() -> str:
@@ -34,42 +39,97 @@ def networks() -> str:
     return table(head, rows)
 
 
-def scores() -> str:
-    """The headline figures of the last evaluation."""
-    result = json.loads(EVALUATION.read_text())
-    about, masks = result["about"], result["masks"]
+def scores(result: dict[str, Any] | None = None) -> str:
+    """The one table of the README: the vote against its best member, and where it fails.
+
+    Args:
+        result: What ``evaluation.json`` holds, which is read where this is None.
+    """
+    result = json.loads(EVALUATION.read_text()) if result is None else result
+    against, failures, free = result["vote_against_best"], result["failures"], result["tumor_free"]
+    rows, shown, not_shown = [], [], []
+    for source, scans in result["scans"].items():
+        cells = ["-"] * 6
+        if source in against:
+            a = against[source]
+            p = a["wilcoxon_p"]
+            cells[:4] = [
+                f"{a['best_dice']:.3f} ({a['best_member']})", f"{a['vote_dice']:.3f}", figure(a["difference"]), f"{p:.2g}",
+            ]  # fmt: skip
+            better = p < SIGNIFICANT and a["difference"]["value"] > 0
+            (shown if better else not_shown).append(TITLES[source])
+        if source in failures:
+            cells[4] = percent(failures[source]["missed"])
+        if source in free:
+            cells[5] = f"{percent(free[source]['called_tumor'])} of {free[source]['n']}"
+        rows.append((TITLES[source], str(scans["with_tumor"]), *cells))
+    about = result["about"]
+    unseen = "patients that no network, vote or verdict was fitted on" if about["unseen"] else "**seen in training**"
+    opening = (
+        f"Fold {about['fold']}: {unseen}; masks compared in each file's own pixels. Parentheses hold 95 % intervals, p is "
+        "Wilcoxon's. The best member is picked on these very scans."
+    )
+    head = (
+        "data set", "tumor slices", "best member, Dice", "vote, Dice", "difference", "p", f"missed (Dice < {FOUND})",
+        "tumor-free called tumor",
+    )  # fmt: skip
+    words = [f"The vote is better than its best member (p < {SIGNIFICANT}) on {_and(shown)}." if shown else ""]
+    words += [f"It is **not shown to be better** on {_and(not_shown)}." if not_shown else ""]
+    found = result["verdict"].get(POOLED)
+    if found and found["auc"]["value"] is not None:
+        words.append(f"The verdict's AUC over all {found['n']} scans is {figure(found['auc'])}.")
+    more = "by network, type, size of the tumor" + (", sequence" if result.get("by_sequence") else "")
+    more += " and change of the picture" if result.get("robustness") else ""
+    words.append(f"Every other figure, {more}: [docs/evaluation](docs/evaluation/evaluation.md).")
+    return f"{opening}\n\n{table(head, rows)}\n{' '.join(w for w in words if w)}\n"
+
+
+def _and(names: list[str]) -> str:
+    """``a``, ``a and b``, or ``a; b and c``: the names hold commas of their own."""
+    return " and ".join(["; ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def hours(manifest: Manifest | None = None) -> str:
+    """What the shipped weights' training took, as far as the manifest has it."""
+    manifest = load_manifest() if manifest is None else manifest
+    networks = [*manifest.members, *([manifest.classifier] if manifest.classifier else [])]
     rows = []
-    for name in next(iter(masks.values())):
-        cells = [figure(masks[s][name]["dice"]) for s in ("figshare", "lgg")]
-        rows.append((f"**{name}**" if name == "vote" else name, *cells, figure(masks["lgg"][name]["patient_dice"])))
-    parts = [
-        f"On fold {about['fold']}, patients that no network, vote or verdict was fitted on, each file in its own pixels; "
-        f"{result['scans']['figshare']['with_tumor']} figshare and {result['scans']['lgg']['with_tumor']} LGG tumor slices "
-        "(FLAIR alone). Mean Dice of tumor against the rest with 95 % intervals, written by `neurovision evaluate` into "
-        "[docs/evaluation](docs/evaluation/evaluation.md), where every other figure stands too:\n",
-        table(("", "figshare, slices", "LGG, slices", "LGG, per patient"), rows),
-        table(
-            ("verdict", "scans", "AUC", "sensitivity", "specificity"),
-            [
-                (source, str(v["n"]), figure(v["auc"]), percent(v["sensitivity"]), percent(v["specificity"]))
-                for source, v in result["verdict"].items()
-            ],
-        ),
-        f"Tumor type, given that there is a tumor: right on {percent(result['type']['figshare']['accuracy'])} of figshare's "
-        "slices.\n",
-    ]
-    return "\n".join(parts)
+    for network in networks:
+        p = network.provenance
+        if p is not None and p.seconds is not None:
+            seen = "-" if p.scans_seen is None else f"{p.scans_seen:,}"
+            rows.append((network.name, f"{p.seconds / 3600:.1f}", seen, p.hardware or "-"))
+    if not rows:
+        return "The manifest of the present weights does not record hours and hardware.\n"
+    return table(("network", "hours", "pictures shown to it", "hardware"), rows)
 
 
-def render(text: str) -> str:
-    """The README with its blocks made anew."""
-    for key, made in (("scores", scores), ("networks", networks)):
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"scores": scores},
+    "docs/networks.md": {"networks": networks},
+    "docs/training.md": {"hours": hours},
+}
+
+
+def render(name: str, text: str) -> str:
+    """A document with its blocks made anew.
+
+    Args:
+        name: A key of BLOCKS.
+        text: The document.
+
+    Raises:
+        ValueError: A block's marks are not there exactly once.
+    """
+    for key, made in BLOCKS[name].items():
         pattern = rf"(<!-- {key} -->\n).*?(<!-- /{key} -->)"
         text, count = re.subn(pattern, lambda m, made=made: m[1] + made() + m[2], text, flags=re.S)
         if count != 1:
-            raise ValueError(f"README.md holds the block {key} {count} times instead of once.")
+            raise ValueError(f"{name} holds the block {key} {count} times instead of once.")
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
+    for name in BLOCKS:
+        path = ROOT / name
+        path.write_text(render(name, path.read_text()))

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import server
+from standin import standin
 from typer.testing import CliRunner
 
 from neurovision.cli import DAILY, LABORATORY, app
+from neurovision.ensemble.manifest import Provenance
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,21 +30,117 @@ def load(path):
     return module
 
 
-def test_readme_blocks_are_current():
-    text = (ROOT / "README.md").read_text()
-    assert load(ROOT / "docs" / "readme.py").render(text) == text, "run: python docs/readme.py"
+README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
+generated = load(ROOT / "docs" / "readme.py")
+SNIPPETS = re.findall(r"^```(?:python|sh)\n(.*?)^```$", README, re.M | re.S)  # Python, command line, HTTP
 
 
-def test_readme_names_only_real_commands():
-    commands = {*DAILY, *LABORATORY}
-    named = set(re.findall(r"^(?:.*; do )?neurovision ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
-    assert {"predict", "data", "stack", "evaluate"} <= named <= commands
+def anchors(page: Path) -> set[str]:
+    """What can stand behind # in a link to a page, as GitHub makes it from headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("name", generated.BLOCKS)
+def test_generated_blocks_are_current(name):
+    text = (ROOT / name).read_text()
+    assert generated.render(name, text) == text, "run: python docs/readme.py"
+
+
+def test_the_readme_is_short_and_types_no_figure_by_hand():
+    assert len(README.splitlines()) <= 120
+    prose = re.sub(r"<!-- scores -->.*<!-- /scores -->", "", README, flags=re.S)
+    assert "<!--" not in prose and not re.findall(r"(?<![\w.])0\.\d+|\d\.\d+ ?%", prose)
+
+
+def test_what_a_visitor_must_know_stands_at_the_top():
+    top = README.split("![")[0]
+    assert "Not a medical device" in top and "non-commercial" in top
+
+
+def test_the_table_says_where_the_vote_is_not_better():
+    result = json.loads(generated.EVALUATION.read_text())
+    first, *rest = result["vote_against_best"]
+    for source, (p, difference) in {first: (0.001, 0.01), **dict.fromkeys(rest, (0.001, -0.01))}.items():
+        result["vote_against_best"][source]["wilcoxon_p"] = p
+        result["vote_against_best"][source]["difference"]["value"] = difference
+    said = generated.scores(result)
+    assert f"better than its best member (p < 0.05) on {generated.TITLES[first]}." in said
+    assert all(f"not shown to be better** on {generated.TITLES[source]}" in said for source in rest)
+    result["vote_against_best"][first]["wilcoxon_p"] = 0.05
+    assert "is better than" not in generated.scores(result)
+    assert "seen in training" in generated.scores({**result, "about": {**result["about"], "unseen": False}})
+
+
+def test_the_table_takes_evaluations_with_and_without_sequences():
+    result = json.loads(generated.EVALUATION.read_text())
+    for key in ("by_sequence", "robustness"):
+        result.pop(key, None)
+    assert "sequence" not in generated.scores(result)
+    result |= {"by_sequence": {"a": {}}, "robustness": {"n": 1}}
+    assert "sequence and change of the picture" in generated.scores(result)
+
+
+def test_hours_are_told_where_the_manifest_has_them():
+    manifest = standin().manifest
+    assert "does not record" in generated.hours(manifest)
+    first = replace(manifest.members[0], provenance=Provenance(seconds=5400.0, scans_seen=12345, hardware="two cores"))
+    assert f"| {first.name} | 1.5 | 12,345 | two cores |" in generated.hours(replace(manifest, members=(first,)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_index_has_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    names = {p.name for p in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert not [n for n in names if f"]({n})" not in index]
+
+
+def test_only_real_commands_are_named():
+    text = "\n".join(p.read_text() for p in PAGES if p.name not in ("cli.md", "CHANGELOG.md"))
+    named = set(re.findall(r"(?:^|`|; do )neurovision ([a-z][a-z-]*)", text, re.M))
+    assert {"predict", "data", "stack", "evaluate"} <= named <= {*DAILY, *LABORATORY}
     assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 
 
-def test_readme_images_exist():
-    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / path).is_file(), path
+def test_the_python_of_the_readme_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(SNIPPETS[0], names)
+    state, probability, _ = capsys.readouterr().out.split(maxsplit=2)
+    assert state in ("tumor", "borderline") and 0 <= float(probability) <= 1
+    assert names["mask"].shape == names["overlay"].shape[:2] and names["mask"].max() > 1
+
+
+def test_the_command_line_of_the_readme_runs(tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    lines = f'neurovision() {{ "{sys.executable}" -m neurovision "$@"; }}\n{SNIPPETS[1]}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for example in (ROOT / "examples").glob("*.png"):
+        for ending in ("json", "mask.png", "overlay.png"):
+            assert (tmp_path / "results" / f"{example.stem}.{ending}").is_file()
+
+
+def test_the_http_of_the_readme_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    with server.page(tmp_path / "page") as served:
+        names = {}
+        assert "http://127.0.0.1:7860" in SNIPPETS[2]
+        exec(SNIPPETS[2].replace("http://127.0.0.1:7860", served.url), names)
+    assert names["verdict"] in ("tumor", "borderline", "no tumor", "rejected") and names["findings"]["verdict"]
 
 
 def test_makefile_has_the_promised_targets():

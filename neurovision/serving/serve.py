@@ -2,7 +2,7 @@
 
 What a visitor opens lives in that process: the session, the queue, the uploads in its private folder, the counters of the
 limits. More visitors at once are served by more such processes behind a proxy that keeps each address with one of them,
-see docs/hospital.md.
+see docs/operations.md.
 """
 
 from __future__ import annotations
