@@ -164,7 +164,7 @@ def test_predict_without_the_memory_for_one_scan_says_so_and_goes_on(
         cli.main()
     assert ended.value.code == 1
     assert "glioma.png: it takes more memory than there is for it; send a smaller scan." in capsys.readouterr().err
-    assert json.loads((tmp_path / "glioma.json").read_text())["status"] == "rejected"
+    assert json.loads((tmp_path / "glioma.json").read_text())["status"] == "unread"
     assert json.loads((tmp_path / "healthy.json").read_text())["status"] == "ok"
 
 

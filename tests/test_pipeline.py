@@ -151,14 +151,15 @@ class TestPredict:
         result = run("predict", tmp_path / "scan.png", tmp_path / "more", "--out", tmp_path / "out")
         assert result.exit_code == 0, result.output
         names = {p.name for p in (tmp_path / "out").iterdir()}
-        assert names == {f"{s}.{e}" for s in ("scan", "scan-2") for e in ("json", "mask.png", "overlay.png")}
-        findings = json.loads((tmp_path / "out" / "scan.json").read_text())
+        first = f"{tmp_path.name}_scan"  # two files of one name take their folders' names
+        assert names == {f"{s}.{e}" for s in (first, "more_scan") for e in ("json", "mask.png", "overlay.png")}
+        findings = json.loads((tmp_path / "out" / f"{first}.json").read_text())
         assert set(findings) >= KEYS and findings["status"] == "ok" and findings["verdict"] in ("tumor", "no tumor")
         assert 0 <= findings["tumor_probability"] <= 1
         assert {m["name"] for m in findings["models"]} == {"unet", "unetpp", "linknet", "unet_efficientnet", "dgnet"}
-        mask = np.asarray(Image.open(tmp_path / "out" / "scan.mask.png"))
+        mask = np.asarray(Image.open(tmp_path / "out" / f"{first}.mask.png"))
         assert mask.dtype == np.uint8 and mask.shape == truth.shape and mask.max() <= 4
-        assert np.asarray(Image.open(tmp_path / "out" / "scan.overlay.png")).shape == (*truth.shape, 3)
+        assert np.asarray(Image.open(tmp_path / "out" / f"{first}.overlay.png")).shape == (*truth.shape, 3)
 
     def test_a_bad_file_is_named_and_the_rest_goes_on(self, tmp_path):
         (tmp_path / "a.png").write_bytes(b"not a picture")

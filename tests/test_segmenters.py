@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,19 @@ VOTERS = {"unet", "unetpp", "linknet", "unet_efficientnet", "dgnet"}
 def compact(name: str, side: int | None = None, channels: int = 1):
     side = side or max(64, 2 * card(name).stride)
     return build(name, (side, side, channels), **COMPACT.get(name, DEFAULT))
+
+
+@cache
+def shared(name: str):
+    """One model for the tests that leave its weights alone: building takes longer than running."""
+    return compact(name)
+
+
+def probabilities(model, x: np.ndarray) -> np.ndarray:
+    """Eagerly, which for one batch is faster than tracing first."""
+    import keras
+
+    return keras.ops.convert_to_numpy(model(x, training=False))
 
 
 def batch(model, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +61,9 @@ def test_unknown_argument_is_refused():
 @pytest.mark.parametrize("name", [c.name for c in cards()])
 class TestContract:
     def test_output_is_a_distribution_over_five_classes(self, name):
-        model = compact(name)
+        model = shared(name)
         x, _ = batch(model)
-        y = model.predict_on_batch(x)
+        y = probabilities(model, x)
         assert y.shape == (*x.shape[:3], 5)
         assert y.min() >= 0 and np.allclose(y.sum(-1), 1, atol=1e-5)
 
@@ -58,7 +73,7 @@ class TestContract:
     def test_every_trainable_weight_gets_a_gradient(self, name):
         import tensorflow as tf
 
-        model = compact(name)
+        model = shared(name)
         x, y = batch(model)
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(tf.math.log(tf.gather(model(x, training=True), y, batch_dims=3) + 1e-7))
@@ -70,11 +85,11 @@ class TestContract:
     def test_saved_equals_reloaded(self, name, tmp_path):
         import keras
 
-        model = compact(name)
+        model = shared(name)
         x, _ = batch(model)
         model.save(tmp_path / "m.keras")
         again = keras.saving.load_model(tmp_path / "m.keras", compile=False, safe_mode=True)
-        assert np.array_equal(model.predict_on_batch(x), again.predict_on_batch(x))
+        assert np.array_equal(probabilities(model, x), probabilities(again, x))
 
     def test_mixed_precision_runs_and_stays_close(self, name):
         import keras
@@ -85,7 +100,7 @@ class TestContract:
         finally:
             keras.config.set_dtype_policy("float32")
         x, _ = batch(model)
-        y = model.predict_on_batch(x)
+        y = probabilities(model, x)
         assert y.dtype == np.float32 and np.allclose(y.sum(-1), 1, atol=1e-2)
 
     def test_wrong_size_names_the_nearest_right_one(self, name):
@@ -96,13 +111,13 @@ class TestContract:
     def test_every_layer_is_named(self, name):
         automatic = [
             layer.name
-            for layer in compact(name).layers
+            for layer in shared(name).layers
             if layer.name.rstrip("0123456789_") in {"conv2d", "batch_normalization", "re_lu", "add", "concatenate"}
         ]
         assert not automatic
 
     def test_no_custom_or_lambda_layers(self, name):
-        for layer in compact(name)._flatten_layers(include_self=False):
+        for layer in shared(name)._flatten_layers(include_self=False):
             assert type(layer).__module__.startswith("keras."), layer
             assert type(layer).__name__ != "Lambda"
 
