@@ -390,7 +390,7 @@ def test_training_scans_are_counted():
             return phantom("glioma", 1)[0].gray()
 
     counts = count(standin(), [Item()] * 3)  # type: ignore[list-item]
-    assert counts["verdict"] == {"tumor": 3, "no tumor": 0, "rejected": 0} and "sequence" not in counts
+    assert counts["verdict"] == {"tumor": 3, "borderline": 0, "no tumor": 0, "rejected": 0} and "sequence" not in counts
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
