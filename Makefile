@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all sam lint docs gpu space-check container-check lock audit sbom fuzz load clean
+.PHONY: run test test-all sam lint docs screenshots gpu space-check container-check lock audit sbom fuzz load clean
 
 run: $(VENV)/.product
 	$(BIN)/python app.py
@@ -33,6 +33,10 @@ $(VENV)/.product: requirements.txt pyproject.toml setup.py
 $(VENV)/.dev: $(VENV)/.product
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+# The README's pictures, of the page as it is; needs a chromium.
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m docs.screenshots
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/readme.py

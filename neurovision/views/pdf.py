@@ -245,10 +245,10 @@ def _mark(picture: np.ndarray, across: tuple[str, str], down: tuple[str, str], l
     """Write the letters of the four edges and a scale of 10 mm steps onto a picture of the sheet."""
     out = np.ascontiguousarray(picture)
     height, width = out.shape[:2]
-    at = [(6, height // 2), (width - 26, height // 2), (width // 2, 26), (width // 2, height - 10)]
+    at = [(8, height // 2), (width - 38, height // 2), (width // 2, 40), (width // 2, height - 12)]
     for word, (x, y) in zip((*across, *down), at, strict=True):
-        cv2.putText(out, word, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 4, cv2.LINE_AA)
-        cv2.putText(out, word, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (230, 235, 240), 2, cv2.LINE_AA)
+        cv2.putText(out, word, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 1.3, (0, 0, 0), 7, cv2.LINE_AA)
+        cv2.putText(out, word, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 1.3, (230, 235, 240), 3, cv2.LINE_AA)
     if long_mm:
         pixels = height / long_mm
         base, x = height - 14, 14
@@ -256,7 +256,7 @@ def _mark(picture: np.ndarray, across: tuple[str, str], down: tuple[str, str], l
         for k in range(6):
             y = round(base - 10 * k * pixels)
             cv2.line(out, (x, y), (x + 8, y), (230, 235, 240), 2)
-        cv2.putText(out, "5 cm", (x + 12, base), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (230, 235, 240), 1, cv2.LINE_AA)
+        cv2.putText(out, "5 cm", (x + 14, base), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (230, 235, 240), 2, cv2.LINE_AA)
     return out
 
 
@@ -434,6 +434,7 @@ def _table(pdf: FPDF, title: str, columns: Sequence[str], rows: Iterable[Sequenc
     _text(pdf, title, 10.5, bold=True)
     pdf.set_font("Report", "", 8)
     pdf.set_draw_color(*RULE)
+    pdf.set_fill_color(255, 255, 255)
     settings: dict[str, Any] = {
         "borders_layout": TableBordersLayout.HORIZONTAL_LINES, "line_height": 4.6, "text_align": "LEFT",
         "headings_style": FontFace(emphasis="BOLD", color=GRAY),
