@@ -23,7 +23,9 @@ IMAGES = Path(__file__).parent / "images"
 LARGEST = 200_000  # bytes
 SETTLED = "!['loading', 'empty'].includes(document.querySelector('#verdict').dataset.state)"
 # Software GL draws where there is no graphics card.
-FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+FLAGS = (
+    "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
+)  # fmt: skip
 
 
 def start() -> str:

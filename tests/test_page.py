@@ -598,6 +598,7 @@ def test_a_wrong_file_and_the_scan_before(visitor: Visitor, scans: Scans) -> Non
     assert visitor.state("state") == "empty" and page.locator("#lesions tr").count() == 0
     assert page.locator("#notes textarea").input_value() == ""
     assert page.get_by_role("button", name="Findings (JSON)").is_disabled()
+    assert "glioma.png" not in page.locator("#scan").inner_text()  # a drop is a new scan, not more of the one before
     visitor.open(scans.healthy)
     visitor.verdict("No tumor detected")
     assert page.locator("#notes textarea").input_value() == ""

@@ -342,28 +342,30 @@ def test_the_page_proposes_and_says_what_is_missing(
     folder: Path, scan: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: None
 ) -> None:
     import gradio as gr
-    from neurovision.views.ui.diagnose import open_case
     from standin import standin
 
+    from neurovision.scan.read import read
     from neurovision.views.ui import prompt
+    from neurovision.views.ui.case import analyze
+    from neurovision.views.ui.read import Tab
     from neurovision.views.ui.room import Room
 
     room = Room(standin)
     room.open()
-    case = open_case(room, str(scan))
-    with gr.Blocks() as page:
-        state = gr.State(None)
-        with gr.Tab("Propose") as tab:
-            prompt.build(room, state, tab)
-    calls = {f.api_name: f.fn for f in page.fns.values()}
-    enter, propose = calls["prompt_open"], calls["propose"]
-    assert "SAM is not here" in enter(case, "")[1] and "neurovision sam fetch" in enter(case, "")[1]
-    with pytest.raises(gr.Error, match="not on this computer"):
-        propose(case, "40,30", "", "")
+    case = analyze(standin(), read(scan))
+
+    def handlers() -> dict[str, Any]:
+        with gr.Blocks() as page:
+            opened = Tab(room)
+            with gr.Tab("Propose") as tab:
+                prompt.build(room, opened, [tab])
+        return {f.fn.__name__: f.fn for f in page.fns.values() if f.fn is not None}
+
+    assert "propose" not in handlers()  # without the weights the tab is one line
+    monkeypatch.setenv("NEUROVISION_SAM", str(folder))
+    propose = handlers()["propose"]
     with pytest.raises(gr.Error, match="No scan is open"):
         propose(None, "40,30", "", "")
-    monkeypatch.setenv("NEUROVISION_SAM", str(folder))
-    assert enter(case, "")[1] == ""
     pictures, files = propose(case, "40,30", "5,5", "20,10,60,50")
     assert len(pictures) == 3 and "score" in pictures[0][1] and pictures[0][0].shape == (640, 768, 3)
     assert [Path(f).suffix for f in files] == [".png"] * 3 + [".json"]

@@ -154,6 +154,7 @@ class Tab:
         self.case = gr.State(None, time_to_live=3600)
         self.key = gr.State("")
         self.series = gr.State([], time_to_live=3600)
+        self.brought = gr.State([])  # the files of the last drop
         with gr.Row(equal_height=False, elem_classes="nv-read"):
             with gr.Column(scale=4, min_width=300, elem_classes="nv-left"):
                 gr.HTML(STEPS, elem_classes="nv-first")
@@ -256,14 +257,28 @@ class Tab:
         quick: dict[str, Any] = {**own, "concurrency_limit": None, "show_progress": "hidden"}
 
         @speaks
-        def begin() -> list[Any]:
-            """Forget the scan before, at once."""
-            return [*self.blank(card.loading("Reading the files, then every slice."), viewer.LOADING), *self.unlisted()]
+        def begin(files: list[str] | None, before: list[str]) -> list[Any]:
+            """Forget the scan before, at once; what is dropped beside its files is a new scan, not more of the old one."""
+            names = [str(f) for f in files or []]
+            fresh = [f for f in names if f not in before] or names
+            emptied = self.blank(card.loading("Reading the files, then every slice."), viewer.LOADING)
+            return [*emptied, *self.unlisted(), fresh, gr.skip() if fresh == names else fresh]
+
+        @speaks
+        def begin_folder(files: list[str] | None) -> list[Any]:
+            """Forget the scan before, and its files in the upload."""
+            return [*begin(files, [])[:-1], None]
 
         @speaks
         def begin_again() -> list[Any]:
             """Forget the series before; the list stays."""
             return self.blank(card.loading("Reading the series, then every slice."), viewer.LOADING)
+
+        @speaks
+        def begin_example() -> list[Any]:
+            """Forget the scan before, and its files in the upload."""
+            emptied = self.blank(card.loading("Reading the example."), viewer.LOADING)
+            return [*emptied, *self.unlisted(), [], None]
 
         @speaks
         def open_files(files: list[str] | None, progress: gr.Progress = PROGRESS) -> list[Any]:
@@ -308,7 +323,7 @@ class Tab:
         @speaks
         def clear() -> list[Any]:
             """Forget the open scan."""
-            return [*self.blank(card.empty(), viewer.EMPTY), *self.unlisted()]
+            return [*self.blank(card.empty(), viewer.EMPTY), *self.unlisted(), []]
 
         @speaks
         def make_pdf(case: Case | None, notes: str, identity: bool) -> str:
@@ -328,16 +343,17 @@ class Tab:
 
         opening = []
         for source in (self.upload, self.folder):
-            started = source.upload(begin, None, [*self.shown, *listing], **quick)
-            opening.append(started.then(open_files, source, [*self.shown, *listing], **model))
+            brought = [source, self.brought] if source is self.upload else [source]
+            start = begin if source is self.upload else begin_folder
+            started = source.upload(start, brought, [*self.shown, *listing, self.brought, self.upload], **quick)
+            opening.append(started.then(open_files, self.brought, [*self.shown, *listing], **model))
         chosen = self.listed.input(begin_again, None, self.shown, **quick)
         opening.append(chosen.then(choose, [self.series, self.listed], self.shown, **model))
         for name, button in zip(self.names, self.examples, strict=True):
-            started = button.click(begin, None, [*self.shown, *listing], **quick)
-            emptied = started.then(lambda: None, None, self.upload, **quick)
-            named = emptied.then(lambda name=name: name, None, self.choice, **quick)
+            started = button.click(begin_example, None, [*self.shown, *listing, self.brought, self.upload], **quick)
+            named = started.then(lambda name=name: name, None, self.choice, **quick)
             opening.append(named.then(example, self.choice, self.shown, **model))
-        self.upload.clear(clear, None, [*self.shown, *listing], cancels=opening, **quick)
+        self.upload.clear(clear, None, [*self.shown, *listing, self.brought], cancels=opening, **quick)
         fetch = "() => setTimeout(() => document.querySelector('#made a, a#made, #made')?.click(), 150)"
         for button, make, given in (
             (self.pdf, make_pdf, [self.case, self.notes, self.identity]), (self.dicom, make_dicom, [self.case]),
