@@ -164,7 +164,7 @@ class Tab:
                 self.folder = gr.UploadButton(
                     "Open a folder", file_count="directory", size="sm", elem_id="scan-folder", variant="secondary"
                 )
-                self.choice = gr.Textbox(visible=False)
+                self.choice = gr.State("")
                 shipped = examples()
                 with gr.Row(elem_classes="nv-examples", visible=bool(shipped)):
                     self.examples = [
