@@ -1,4 +1,4 @@
-"""Build the file set of the Space, install it as the Hub does, start it as a Space and ask it: ``make space-check``.
+"""Build the file set of the Space, install it as the Hub does, start it as a Space and query it: ``make space-check``.
 
 A real build happens on the Hub; what can be known before is checked here: the set's sizes, that requirements.txt installs
 beside what the Hub adds to it, that an unprivileged user who may write only to HOME and /tmp gets a first page in time, and
@@ -35,12 +35,12 @@ CLIENT = """
 import json, sys, time
 from gradio_client import Client, handle_file
 start = time.perf_counter()
-client = Client(sys.argv[1], verbose=False)
-told = client.predict([handle_file(sys.argv[2])], api_name="/predict")
+client, scan = Client(sys.argv[1], verbose=False), handle_file(sys.argv[2])
+_, verdict, _, _ = client.predict([scan], api_name="/predict")
 first = time.perf_counter() - start
 start = time.perf_counter()
-client.predict([handle_file(sys.argv[2])], api_name="/predict")
-print(json.dumps({"card": str(told[1]), "first": first, "again": time.perf_counter() - start}))
+client.predict([scan], api_name="/predict")
+print(json.dumps({"verdict": verdict, "first": first, "again": time.perf_counter() - start}))
 """
 
 
@@ -190,9 +190,10 @@ def check(app: Path, python: str, home: Path, limit: float) -> dict[str, Any]:
             [python, "-c", CLIENT, f"http://127.0.0.1:{port}", str(ROOT / "examples" / "glioma.png")],
             capture_output=True, text=True, check=False,
         )
-        if done.returncode or "umor" not in (told := json.loads(done.stdout or "{}")).get("card", ""):
+        answer = json.loads(done.stdout or "{}")
+        if done.returncode or answer.get("verdict") not in ("tumor", "borderline"):
             sys.exit(f"The example did not run: {done.stderr[-2000:] or done.stdout}")
-        asked = {"first_page": seconds, "example": told["first"], "again": told["again"]}
+        asked = {"first_page": seconds, "example": answer["first"], "again": answer["again"]}
     finally:
         before = ended_seconds()
         process.terminate()

@@ -483,8 +483,8 @@ def read_manifest(folder: Path, pinned: str = "") -> Manifest:
     path = folder / FILE
     if not path.is_file():
         raise WeightsMissing(
-            f"There is no {FILE} in {folder.name}/; name a folder in NEUROVISION_WEIGHTS, fetch one with 'neurovision hub"
-            " pull', or make one with 'neurovision train' and 'neurovision stack'."
+            f"There are no weights (no {FILE} in {folder.name}/): fetch a published set with 'neurovision hub pull OWNER/NAME',"
+            " or name a folder in NEUROVISION_WEIGHTS."
         )
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
