@@ -483,8 +483,8 @@ def read_manifest(folder: Path, pinned: str = "") -> Manifest:
     path = folder / FILE
     if not path.is_file():
         raise WeightsMissing(
-            f"There are no weights (no {FILE} in {folder.name}/): fetch a published set with 'neurovision hub pull OWNER/NAME',"
-            " or name a folder in NEUROVISION_WEIGHTS."
+            f"There are no weights (no {FILE} in {folder.name}/): fetch a published set with 'neurovision hub pull"
+            " OWNER/NAME', or name a folder in NEUROVISION_WEIGHTS."
         )
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
