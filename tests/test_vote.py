@@ -98,6 +98,7 @@ def test_trees_with_context_see_the_slice():
     assert np.array_equal(features[0, 0, 0, -5:], answers) and np.allclose(features[1, 0, 0, -5:], 0.2)
 
 
+@pytest.mark.slow
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
     """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
     from neurovision.ensemble.engine import classify_both_ways, predict_both_ways
