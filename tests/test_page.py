@@ -264,7 +264,7 @@ def test_batch_sorts_by_probability_and_survives_a_bad_file(tmp_path: Path, scan
     with zipfile.ZipFile(tmp_path / "b.zip") as archive:
         assert set(archive.namelist()) == {
             "batch.csv", "glioma.json", "glioma.mask.png", "glioma.overlay.png", "healthy.json", "healthy.mask.png",
-            "healthy.overlay.png", "letter.json", "head.json", "head.mask.nii.gz", "head.overlay.png",
+            "healthy.overlay.png", "letter.txt.json", "head.json", "head.mask.nii.gz", "head.overlay.png",
         }  # fmt: skip
         assert json.loads(archive.read("glioma.json"))["verdict"] == "tumor"
 
