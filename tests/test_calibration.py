@@ -63,11 +63,11 @@ def test_intervals_cover_what_they_promise_and_grow_with_doubt():
     quality = fit_quality(fitted, SHARES[0])
     assert quality.features == QUALITY and quality.correlation > 0.9
     model = fit_intervals(fitted, SHARES[0], quality)
-    assert set(model.low) == {"", "T1c", "FLAIR"} and model.patients == 60 and model.volume is not None
+    assert set(model.low) == {"", "T1 post-contrast", "FLAIR"} and model.patients == 60 and model.volume is not None
     inside, factors = [], {True: [], False: []}
     for s in slices(2000, rng):
         expected = expected_dice(s.quality[0], quality)
-        low, high = area_interval(s.areas[0], expected, "T1c", model)
+        low, high = area_interval(s.areas[0], expected, "T1 post-contrast", model)
         inside.append(low <= s.truth <= high)
         factors[expected > 0.65].append(high / low)
     assert 0.88 <= np.mean(inside) <= 0.92

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,19 @@ class ManualVotingClassifier:
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Class indices, uint8 ``(P,)``."""
         return label_map(self.predict_proba(features))
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A classifier whose classes 0, 1, 2, ... stand for ``classes_``."""
+
+    inner: Any
+    classes_: np.ndarray
+
+    def predict_proba(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities ``(P, K)``."""
+        found: np.ndarray = self.inner.predict_proba(features)
+        return found
 
 
 class Forest:

@@ -29,7 +29,7 @@ from neurovision.training.dataset import Item, load_index
 from neurovision.training.identity import fitted_on
 
 LIBRARIES = ("keras", "tensorflow-cpu", "openvino", "numpy", "scikit-learn", "xgboost-cpu", "opencv-python-headless")
-CHANGED = 30  # tumor slices of each data set and sequence on which robustness is measured
+CHANGED = 12  # tumor slices of each data set and sequence on which robustness is measured
 SPOILED = 12  # scans of each data set that are turned and cut to see what becomes of them
 
 

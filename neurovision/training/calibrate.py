@@ -21,7 +21,7 @@ BLOCKS = 4
 SHARES = tuple(float(s) for s in np.linspace(0.3, 0.9, 13))
 LEVEL = 0.9  # of the intervals
 ENOUGH = 80  # slices of a sequence that earn it quantiles of its own
-WIDEST = 0.15  # of scans may be borderline
+WIDEST = 0.10  # of scans may be borderline
 WRONG = 0.01  # of the others, at most, if that can be reached
 
 
@@ -148,8 +148,8 @@ def fit_intervals(slices: Sequence[CrossFitted], share: float, quality: QualityM
     slope, base = max(float(fitted[0]), 0.0), max(float(fitted[1]), 0.02)  # a spread is positive, and grows with doubt
     scores = ratios / (base + slope * doubt)
     groups = {"": np.ones(len(kept), bool)}
-    for sequence in {s.item.sequence for s in kept} - {None}:
-        inside = np.array([s.item.sequence == sequence for s in kept])
+    for sequence in {s.item.sequence_title for s in kept} - {None}:
+        inside = np.array([s.item.sequence_title == sequence for s in kept])
         if inside.sum() >= ENOUGH:
             groups[str(sequence)] = inside
     tail = (1 - LEVEL) / 2

@@ -64,6 +64,11 @@ class Item:
     sequence: str | None = None
 
     @property
+    def sequence_title(self) -> str | None:
+        """The sequence as headers are read, see ``scan.sequence``."""
+        return "T1 post-contrast" if self.sequence == "T1c" else self.sequence
+
+    @property
     def tumor(self) -> bool:
         """Whether the picture shows a tumor."""
         return self.label != "none"

@@ -18,10 +18,10 @@ import numpy as np
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from neurovision.classes import BY_KEY, CLASSES, FIRST_TUMOR
+from neurovision.classes import BACKGROUND, BY_KEY, CLASSES, FIRST_TUMOR
 from neurovision.classifiers import build as build_classifier
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways, variable_key
-from neurovision.ensemble.features import disagreement, pixel_features, tumor_threshold
+from neurovision.ensemble.features import Scene, disagreement, pixel_features
 from neurovision.ensemble.manifest import (
     FILE,
     File,
@@ -30,6 +30,7 @@ from neurovision.ensemble.manifest import (
     Networks,
     OutOfDistributionModel,
     Provenance,
+    SequenceModel,
     Training,
     VerdictFit,
     VerdictModel,
@@ -37,13 +38,24 @@ from neurovision.ensemble.manifest import (
     read_manifest,
 )
 from neurovision.ensemble.out_of_distribution import OutOfDistribution, score
-from neurovision.ensemble.verdict import FEATURES, type_probabilities, verdict_features
-from neurovision.ensemble.voter import Voter
+from neurovision.ensemble.verdict import FEATURES, tumor_probability, type_probabilities, verdict_features
+from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Renamed, Voter
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import write
 from neurovision.scan.prepare import standardize
 from neurovision.segmenters import build, cards
-from neurovision.training.dataset import Item, load_index, pack
+from neurovision.training.augment import augment
+from neurovision.training.calibrate import (
+    CrossFitted,
+    best_share,
+    blocks_of,
+    cross_fitted,
+    fit_borderline,
+    fit_intervals,
+    fit_quality,
+    fit_sequence,
+)
+from neurovision.training.dataset import LGG_CHANNELS, Item, load_index, pack
 from neurovision.training.fit import FINAL, OUT_OF_FOLD, phantom_pack
 from neurovision.training.identity import patients_of
 from neurovision.training.provenance import facts, license_of, strictest
@@ -55,6 +67,10 @@ CHUNK = 16
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 REFUSED, WARNED = 0.004, 0.02  # of real scans that no network saw: refused, and read with a warning
 PIXELS_A_SLICE = 90
+ALARM = 1.5  # what a false alarm costs against a miss where the threshold is chosen: most scans show no tumor
+LEVEL_GROUND = 0.005  # thresholds that lose no more than this are as good as the best
+FEWEST = 40  # tumor slices from which intervals and expected Dice are fitted
+SURE = 0.6  # probability from which the sequence is told
 # The threshold that serves Dice best is half the Dice that can be reached (Lipton 2014, arXiv 1402.1892), not 0.5;
 # weighing tumor pixels by (1 - t) / t puts the vote's 0.5 at t = 0.38.
 TUMOR_WEIGHT = 1.6
@@ -118,22 +134,70 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Scenes(Sequence[Scene]):
+    """The scenes of packed canvases, made when they are asked for.
+
+    Attributes:
+        pixels: float32 ``(N, size, size)``, canvases.
+        labels: uint8 ``(N, size, size)``; what is not air is head.
+        answers: The classifier's ``(N, 5)``; None without one.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    answers: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, k: Any) -> Any:
+        answers = None if self.answers is None else self.answers[k]
+        return Scene(standardize(self.pixels[k]), self.labels[k] != BACKGROUND.index, answers)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pixels that the trees learn from.
+
+    Attributes:
+        features: float32 ``(P, F)``.
+        targets: Class of each.
+        weights: What each stands for.
+        owners: Index of its slice among the fold's, or -1 of a phantom.
+    """
+
+    features: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    owners: np.ndarray
+
+    def without(self, slices: np.ndarray) -> Pixels:
+        """Those of other slices, phantoms included."""
+        kept = ~np.isin(self.owners, slices)
+        return Pixels(self.features[kept], self.targets[kept], self.weights[kept], self.owners[kept])
+
+
+@dataclass(frozen=True)
 class Observed:
     """What the networks say of the vote's fold.
 
     Attributes:
-        pixels: Features, class and weight of sampled pixels.
+        pixels: Sampled pixels.
+        softmax: float16 ``(N, M, size, size, 5)``, on disk.
+        scenes: What the trees see of each slice beside the softmax.
+        labels: uint8 ``(N, size, size)``, the truth.
         slices: The verdict's features of each slice, ``(N, V)``.
         shares: Each slice's probabilities of the types, ``(N, 3)``.
-        tumors: Source, softmax and truth of every second tumor slice with a mask, for memory's sake.
         answers: The classifier's answers ``(N, 5)``; None without one.
         features: The classifier's features ``(N, F)``; None without one.
     """
 
-    pixels: tuple[np.ndarray, np.ndarray, np.ndarray]
+    pixels: Pixels
+    softmax: np.ndarray
+    scenes: Scenes
+    labels: np.ndarray
     slices: np.ndarray
     shares: np.ndarray
-    tumors: list[tuple[str, np.ndarray, np.ndarray]]
     answers: np.ndarray | None
     features: np.ndarray | None
 
@@ -186,19 +250,24 @@ def stack(
     engine = load_engine(_export_all(every, reader, size, fitting, refitted=False))
     items = vote_items(data, sources, vote_fold, limit)
     observed = observe(engine, items, size, cache, reader is not None)
-    vote = _fit_vote(*observed.pixels, staging)
-    verdict = _fit_verdict(observed.slices, items)
-    limits, seen = None, None
+    vote = _fit_vote(observed.pixels, staging, len(names))
+    slices = _cross_fitted(observed, items, len(names))
+    verdict = replace(_fit_verdict(observed.slices, items), mask_share=best_share(slices) if slices else None)
+    promises = _promises(observed, items, slices, verdict)
+    limits, seen, sequence = None, None, None
     if reader is not None and observed.answers is not None and observed.features is not None:
         verdict = replace(verdict, type_weight=_type_weight(observed.shares, observed.answers, items))
         seen = _seen(engine, data, reader, size, cache)
-        limits = _limits(score(*seen, observed.answers, observed.features))
+        limits = _limits(score(*seen, observed.answers, observed.features), items)
     networks = _export_all(every, reader, size, staging, refitted=True)
     if fitting != staging:
         shutil.rmtree(fitting)
         shipped = load_engine(networks)  # what it converts is published too
         if reader is not None and reader.refit_folds:
             seen = _seen(shipped, data, reader, size, cache)
+        engine = shipped
+    if reader is not None:
+        sequence = _sequence(engine, data, reader, size, cache, staging)
     fitted = Provenance(
         sources=sources, folds=(vote_fold,), license=strictest(license_of(data, s) for s in sources), scans=len(items),
         **facts(time.perf_counter() - started),
@@ -207,11 +276,11 @@ def stack(
     manifest = Manifest(
         folder=staging, size=size, members=networks.members, classifier=networks.classifier,
         vote=replace(vote, provenance=fitted), verdict=replace(verdict, provenance=fitted), training=training,
-        out_of_distribution=_outside(seen, limits, reader, staging),
+        out_of_distribution=_outside(seen, limits, reader, staging), sequence=sequence, **promises,
+        generator=read_manifest(out).generator if (out / FILE).is_file() else None,  # another command's
         patients=patients_of(load_index(data, sources, training.fitted_folds)),
     )  # fmt: skip
-    share = _mask_share(Voter.load(manifest), observed.tumors)
-    write(staging / FILE, replace(manifest, verdict=replace(manifest.verdict, mask_share=share)).text())
+    write(staging / FILE, manifest.text())
     return _publish(staging, out)
 
 
@@ -272,26 +341,32 @@ def observe(engine: Engine, items: Sequence[Item], size: int, cache: Path, class
     """Ask the networks about the vote's fold and, for the vote, some phantoms."""
     pixels, labels = pack(items, size, cache)
     rng = np.random.default_rng(42)
-    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    slices, shares, tumors = [], [], []
+    rows: list[tuple[np.ndarray, ...]] = []
+    slices, shares = [], []
     answers, features = _classified(engine, pixels) if classifies else (None, None)
-    for k, (softmax, truth) in enumerate(_predictions(engine, pixels, labels)):
-        item = items[k]
+    scenes = Scenes(pixels, labels, answers)
+    kept: np.ndarray | None = None
+    for k, softmax in enumerate(_predictions(engine, pixels)):
+        item, truth = items[k], labels[k]
+        if kept is None:
+            kept = np.lib.format.open_memmap(cache / "softmax.npy", "w+", np.float16, (len(items), *softmax.shape))
+        kept[k] = softmax
         if not item.tumor or (item.mask is not None and item.label in BY_KEY):  # without mask or type pixels teach nothing
-            rows.append(_sample(softmax, truth, rng))
+            rows.append(_sample(softmax, truth, scenes[k], rng, k))
         masks = softmax[..., FIRST_TUMOR:].sum(-1) >= 0.5
         mean = softmax.mean(0)
         found = mean[..., FIRST_TUMOR:].sum(-1)
-        if item.mask is not None and item.tumor and (item.source, item.sequence) != ("lgg", "T1c") and k % 2:
-            tumors.append((item.source, softmax.astype(np.float16), truth))
         said = None if answers is None else answers[k]
         slices.append(verdict_features(found, masks.sum((1, 2)), disagreement(masks), said))
         shares.append(np.array(list(type_probabilities(mean).values())))
     phantoms, phantom_labels = (a[::5] for a in phantom_pack(size))  # of every kind
-    for softmax, truth in _predictions(engine, phantoms, phantom_labels):
-        rows.append(_sample(softmax, truth, rng))
-    table, targets, weights = (np.concatenate(part) for part in zip(*rows, strict=True))
-    return Observed((table, targets, weights), np.stack(slices), np.stack(shares), tumors, answers, features)
+    drawn = Scenes(phantoms, phantom_labels, _classified(engine, phantoms)[0] if classifies else None)
+    for k, softmax in enumerate(_predictions(engine, phantoms)):
+        rows.append(_sample(softmax, phantom_labels[k], drawn[k], rng, -1))
+    sampled = Pixels(*(np.concatenate(part) for part in zip(*rows, strict=True)))
+    return Observed(
+        sampled, np.asarray(kept), scenes, np.asarray(labels), np.stack(slices), np.stack(shares), answers, features
+    )
 
 
 def _fresh(folder: Path) -> Path:
@@ -342,12 +417,12 @@ def _outside(
     return found
 
 
-def _predictions(engine: Engine, pixels: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield softmax ``(M, size, size, 5)`` and truth, slice by slice."""
+def _predictions(engine: Engine, pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield softmax ``(M, size, size, 5)``, slice by slice."""
     for first in tqdm(range(0, len(pixels), CHUNK), desc="out-of-fold predictions", unit="batch", disable=None):
         softmax = predict_both_ways(engine, np.stack([standardize(p) for p in pixels[first : first + CHUNK]]))
         for k in range(softmax.shape[1]):
-            yield softmax[:, k], labels[first + k]
+            yield softmax[:, k]
 
 
 def _classified(engine: Engine, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -360,10 +435,9 @@ def _classified(engine: Engine, pixels: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _sample(
-    softmax: np.ndarray, truth: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    softmax: np.ndarray, truth: np.ndarray, scene: Scene, rng: np.random.Generator, owner: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw pixels of one slice: tumor, doubtful and easy ones alike, each weighted by what its stratum stands for."""
-    features = pixel_features(softmax)
     flat = truth.reshape(-1)
     doubtful = (softmax[..., FIRST_TUMOR:].sum(-1).max(0) > 0.1).reshape(-1)
     strata = [flat >= FIRST_TUMOR, (flat < FIRST_TUMOR) & doubtful, (flat < FIRST_TUMOR) & ~doubtful]
@@ -374,33 +448,108 @@ def _sample(
         if take:
             chosen.append(rng.choice(where, take, replace=False))
             weights.append(np.full(take, len(where) / take * (TUMOR_WEIGHT if flat[where[0]] >= FIRST_TUMOR else 1)))
-    index = np.concatenate(chosen)
-    return features[index], flat[index], np.concatenate(weights)
+    index = np.sort(np.concatenate(chosen))
+    order = np.argsort(np.concatenate(chosen), kind="stable")
+    where = np.zeros(truth.size, bool)
+    where[index] = True
+    features = pixel_features(softmax, where.reshape(truth.shape), scene)
+    return features, flat[index], np.concatenate(weights)[order], np.full(len(index), owner)
 
 
-def _fit_vote(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, out: Path) -> Vote:
-    from sklearn.ensemble import RandomForestClassifier
+def _fit_vote(pixels: Pixels, out: Path, members: int) -> Vote:
+    """Fit the vote on all pixels and write its files."""
     from skops.io import dump
-    from xgboost import XGBClassifier
 
-    log.info("fitting the vote on %d pixels", len(targets))
-    weights = weights / weights.mean()
-    forest = RandomForestClassifier(100, random_state=42, n_jobs=-1, min_samples_leaf=30, max_leaf_nodes=600)
-    forest.fit(features, targets, sample_weight=weights)
-    dump(forest, out / "forest.skops", compression=zipfile.ZIP_DEFLATED, compresslevel=9)
-    boost = XGBClassifier(
-        objective="multi:softprob", n_estimators=100, max_depth=5, learning_rate=0.1, random_state=42, eval_metric="mlogloss"
-    )
-    boost.fit(features, targets, sample_weight=weights)
-    boost.save_model(out / "boost.ubj")
-    if sorted(np.unique(targets)) != [c.index for c in CLASSES]:
+    if sorted(np.unique(pixels.targets)) != [c.index for c in CLASSES]:
         raise DataError("The vote's fold must hold all five classes; choose another fold or more scans.")
+    log.info("fitting the vote on %d pixels", len(pixels.targets))
+    forest, boost, weights = fit_parts(pixels, members)
+    dump(forest, out / "forest.skops", compression=zipfile.ZIP_DEFLATED, compresslevel=9)
+    boost.save_model(out / "boost.ubj")
     return Vote(
         forest=File.of(out / "forest.skops"),
         boost=File.of(out / "boost.ubj"),
-        members=tuple(_member_weights(features, targets, weights)),
-        pixels=len(targets),
+        members=tuple(weights),
+        context=True,
+        pixels=len(pixels.targets),
     )
+
+
+def fit_parts(pixels: Pixels, members: int) -> tuple[Any, Any, list[float]]:
+    """A random forest, gradient-boosted trees and the members' weights in their mean.
+
+    Args:
+        pixels: What they learn from; classes that it lacks are left out of ``classes_``.
+        members: How many networks there are.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+    from xgboost import XGBClassifier
+
+    weights = pixels.weights / pixels.weights.mean()
+    forest = RandomForestClassifier(100, random_state=42, n_jobs=-1, min_samples_leaf=30, max_leaf_nodes=600)
+    forest.fit(pixels.features, pixels.targets, sample_weight=weights)
+    boost = XGBClassifier(
+        objective="multi:softprob", n_estimators=100, max_depth=5, learning_rate=0.1, colsample_bytree=0.5,
+        random_state=42, eval_metric="mlogloss",
+    )  # fmt: skip
+    boost.fit(pixels.features, np.searchsorted(forest.classes_, pixels.targets), sample_weight=weights)
+    return forest, boost, _member_weights(pixels.features[:, : members * len(CLASSES)], pixels.targets, weights)
+
+
+def _cross_fitted(observed: Observed, items: Sequence[Item], members: int) -> list[CrossFitted]:
+    """Vote on each tumor slice of the fold with a vote that was fitted without its patient."""
+    blocks = blocks_of(items)
+
+    def voter(block: int) -> Voter:
+        log.info("fitting the vote without block %d of %d", block + 1, int(blocks.max()) + 1)
+        kept = observed.pixels.without(np.flatnonzero(blocks == block))
+        forest, boost, weights = fit_parts(kept, members)
+        forest.set_params(n_jobs=1)  # the voter asks from every core
+        return Voter(ManualVotingClassifier([forest, Renamed(boost, forest.classes_), Blend(weights)]), context=True)
+
+    def softmax(k: int) -> np.ndarray:
+        return observed.softmax[k].astype(np.float32)
+
+    return cross_fitted(items, blocks, voter, softmax, observed.scenes, observed.labels)
+
+
+def _promises(
+    observed: Observed, items: Sequence[Item], slices: Sequence[CrossFitted], verdict: VerdictModel
+) -> dict[str, Any]:
+    """The manifest's sections on what a result promises; none where too few slices are at hand."""
+    if len(slices) < FEWEST or verdict.mask_share is None:
+        return {}
+    quality = fit_quality(slices, verdict.mask_share)
+    truth, weights = _weighed(items)
+    probabilities = np.array([tumor_probability(row, verdict) for row in observed.slices])
+    return {
+        "quality": quality,
+        "intervals": fit_intervals(slices, verdict.mask_share, quality),
+        "borderline": fit_borderline(probabilities, truth, weights, verdict),
+    }
+
+
+def _sequence(engine: Engine, data: Path, run: Run, size: int, cache: Path, folder: Path) -> SequenceModel | None:
+    """Fit the head that tells the sequence on what the shipped classifier was trained on, and write it."""
+    items = load_index(data, run.sources, run.refit_folds or run.folds, tuple(LGG_CHANNELS))
+    named = [k for k, i in enumerate(items) if i.sequence is not None]
+    pixels = pack(items, size, cache)[0]
+    # LGG fills a sequence that a patient lacks with a copy of FLAIR.
+    flair = {i.id: k for k, i in enumerate(items) if (i.source, i.sequence) == ("lgg", "FLAIR")}
+
+    def copied(k: int) -> bool:
+        item = items[k]
+        return item.source == "lgg" and item.sequence != "FLAIR" and np.allclose(pixels[k], pixels[flair[item.id]], atol=0.1)
+
+    kept = [k for k in named if not copied(k)]
+    told = [str(items[k].sequence_title) for k in kept]
+    if len(set(told)) < 2:
+        return None
+    kernel, bias, sequences = fit_sequence(_classified(engine, pixels[kept])[1], told)
+    path = folder / "sequence.safetensors"
+    write(path, save({"kernel": kernel, "bias": bias}))
+    found: SequenceModel = SequenceModel.of(path, sequences=sequences, sure=SURE, provenance=run.provenance)
+    return found
 
 
 def _member_weights(features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[float]:
@@ -413,24 +562,36 @@ def _member_weights(features: np.ndarray, targets: np.ndarray, weights: np.ndarr
     return [float(w) for w in found / found.sum()]
 
 
-def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> VerdictModel:
-    """Logistic regression on slices; sources weigh alike within tumor and no tumor, so that none is learned by size."""
-    from sklearn.linear_model import LogisticRegression
+def _weighed(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+    """Which items show a tumor, and weights that sum to 1 for tumors and for the others.
 
+    A data set counts with the root of its size: neither is the verdict learned by the largest, nor do a dozen slices of one
+    patient count as much as hundreds.
+    """
     truth = np.array([i.tumor for i in items])
     groups = np.array([f"{i.source}/{i.tumor}" for i in items])
     weights = np.zeros(len(items))
     for group in np.unique(groups):
-        same_truth = {g for g, t in zip(groups, truth, strict=True) if t == truth[groups == group][0]}
-        weights[groups == group] = 1 / ((groups == group).sum() * len(same_truth))
+        weights[groups == group] = 1 / np.sqrt((groups == group).sum())
+    for side in (truth, ~truth):
+        weights[side] /= weights[side].sum()
+    return truth, weights
+
+
+def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> VerdictModel:
+    """Logistic regression on slices, and the threshold that costs least; see :func:`_weighed` and ALARM."""
+    from sklearn.linear_model import LogisticRegression
+
+    truth, weights = _weighed(items)
     mean, scale = rows.mean(0), np.maximum(rows.std(0), 0.05)  # a feature that hardly varies must not decide
     model = LogisticRegression(C=1.0).fit((rows - mean) / scale, truth, sample_weight=weights * len(items) / 2)
     score = model.predict_proba((rows - mean) / scale)[:, 1]
-    # Balanced accuracy, sources weighing alike; a rate of its own is read off the table that evaluate writes.
     tried = np.unique(np.round(score, 3))
     sensitivity = np.array([weights[truth] @ (score[truth] >= t) for t in tried]) / weights[truth].sum()
     alarms = np.array([weights[~truth] @ (score[~truth] >= t) for t in tried]) / weights[~truth].sum()
-    best = int((sensitivity - alarms).argmax())
+    gain = sensitivity - ALARM * alarms
+    plateau = np.flatnonzero(gain >= gain.max() - LEVEL_GROUND)
+    best = int(plateau[len(plateau) // 2])  # the middle of what is as good as the best, so that chance decides less
     threshold = float(tried[best])
     return VerdictModel(
         features=FEATURES[: rows.shape[1]],
@@ -461,33 +622,30 @@ def _type_weight(shares: np.ndarray, answers: np.ndarray, items: Sequence[Item])
     return float(min(np.linspace(0, 1, 21), key=loss))
 
 
-def _mask_share(voter: Voter, tumors: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> float:
-    """The share of a slice's peak from which pixels are marked: what gives the best mean Dice, sources weighing alike.
-
-    Args:
-        voter: The fitted vote.
-        tumors: Source, softmax ``(M, size, size, 5)`` and truth ``(size, size)`` of tumor slices.
-    """
-    tried = np.linspace(0.3, 0.9, 13)
-    dice: dict[str, list[list[float]]] = {}
-    for source, softmax, truth in tumors:
-        found = voter.vote_maps(softmax[:, None].astype(np.float32))[0, ..., FIRST_TUMOR:].sum(-1)
-        tumor = truth >= FIRST_TUMOR
-        masks = [found >= tumor_threshold(found, share) for share in tried]
-        dice.setdefault(source, []).append([2 * (m & tumor).sum() / max(1, m.sum() + tumor.sum()) for m in masks])
-    return float(tried[np.mean([np.mean(rows, 0) for rows in dice.values()], 0).argmax()])
-
-
 def _seen(engine: Engine, data: Path, run: Run, size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and whitening of the classifier's features on every second scan that it was trained on, and on phantoms."""
-    seen = load_index(data, run.sources, run.folds, ("FLAIR", "T1c"))[::2]
-    known = [pack(seen, size, cache)[0], phantom_pack(size)[0]]  # phantoms are heads too
+    """Mean and whitening of the classifier's features on scans that it was trained on.
+
+    That is every second of them, as many whose contrast was redrawn as in training, and phantoms: these are heads too.
+    """
+    seen = load_index(data, run.sources, run.folds, tuple(LGG_CHANNELS))
+    pixels, labels = pack(seen, size, cache)
+    rng = np.random.default_rng(7)
+    redrawn = np.stack([augment(pixels[k], labels[k], rng, 1.0, 1.0)[0] for k in range(1, len(seen), 4)])
+    known = [pixels[::2], redrawn, phantom_pack(size)[0]]
     return OutOfDistribution.fit(np.concatenate([_classified(engine, canvases)[1] for canvases in known]))
 
 
-def _limits(scores: np.ndarray) -> dict[str, float]:
-    """From where a picture is refused or read with a warning, by scans that the classifier has not seen."""
-    return {"refuse": float(np.quantile(scores, 1 - REFUSED)), "warn": float(np.quantile(scores, 1 - WARNED))}
+def _limits(scores: np.ndarray, items: Sequence[Item]) -> dict[str, float]:
+    """From where a picture is refused or read with a warning, by scans that the classifier has not seen.
+
+    Data sets and sequences weigh alike, so that the commonest do not set the limit for the others.
+    """
+    groups = np.array([f"{i.source}/{i.sequence}" for i in items])
+    weights = np.array([1 / (groups == group).sum() for group in groups])
+    order = np.argsort(scores)
+    below = np.cumsum(weights[order]) / weights.sum()
+    at = [float(scores[order][min(int(np.searchsorted(below, 1 - share)), len(order) - 1)]) for share in (REFUSED, WARNED)]
+    return {"refuse": at[0], "warn": at[1]}
 
 
 def _export(run: Run, weights: str, size: int, out: Path) -> Network:

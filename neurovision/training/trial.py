@@ -16,7 +16,7 @@ import numpy as np
 from neurovision.classes import FIRST_TUMOR
 from neurovision.classifiers import build as build_classifier
 from neurovision.ensemble.features import pixel_features
-from neurovision.ensemble.voter import ManualVotingClassifier
+from neurovision.ensemble.voter import ManualVotingClassifier, Renamed
 from neurovision.errors import DataError
 from neurovision.scan.enhance import musica
 from neurovision.scan.prepare import standardize
@@ -306,7 +306,7 @@ def _vote(found: Claim, how: Split, budget: Budget, data: Path, out: Path) -> Tr
     boost = XGBClassifier(objective="multi:softprob", eval_metric="mlogloss", n_jobs=1, random_state=42)
     boost.fit(features, dense)
     seconds = time.process_time() - started
-    vote = ManualVotingClassifier([forest, _Renamed(boost, kinds)])
+    vote = ManualVotingClassifier([forest, Renamed(boost, kinds)])
     started = time.process_time()
     softmax = np.stack([
         vote.predict_proba(pixel_features(np.stack([t[k] for t in test]))).reshape(*test_labels.shape[1:], -1)
@@ -319,16 +319,3 @@ def _vote(found: Claim, how: Split, budget: Budget, data: Path, out: Path) -> Tr
 def _on_grid(softmax: np.ndarray, size: int) -> np.ndarray:
     """Members read canvases of several sizes; the vote needs float32 ``(N, size, size, 5)`` of all."""
     return np.stack([cv2.resize(p.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR) for p in softmax])
-
-
-@dataclass(frozen=True)
-class _Renamed:
-    """A classifier whose classes 0, 1, 2, ... stand for ``classes_``."""
-
-    inner: Any
-    classes_: np.ndarray
-
-    def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        found: np.ndarray = self.inner.predict_proba(features)
-        return found
-

@@ -11,7 +11,7 @@ RECIPE = Recipe(
         Phase(160, 1, 6e-4, "depthwise"),
         Phase(160, 3, 6e-4, "depthwise"),
         Phase(160, 9, 5e-4, "depthwise", refit=True),
-        Phase(160, 4, 5e-4, "depthwise", refit=True),
+        Phase(160, 2, 5e-4, "depthwise", refit=True),
     ),
     batch=8,
     schedule="cosine",
