@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-TRAINED = ("T1", "T1 post-contrast", "FLAIR")
+TRAINED = ("T1", "T1 post-contrast", "T2", "FLAIR")
 _WORDS = (  # the first that matches wins
     ("localizer", r"locali[sz]er|scout|survey|3[ -]?plane"),
     ("ADC", r"\badc\b|apparent diffusion"),
@@ -61,4 +61,4 @@ def sequence_warning(sequence: str | None) -> str | None:
     """The sentence for a sequence that the networks were not trained on, or None."""
     if sequence is None or sequence in TRAINED:
         return None
-    return f"The file says that this is {sequence}; the networks were trained on T1 and FLAIR, so doubt the result."
+    return f"The file says that this is {sequence}; the networks were trained on T1, T2 and FLAIR, so doubt the result."
