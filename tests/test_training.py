@@ -398,6 +398,7 @@ class TestTraining:
         with pytest.raises(DataError, match="cannot validate"):
             train(self.recipe(), folder, (1, 2), 2, tmp_path / "run", verbose=0)
 
+    @pytest.mark.slow
     def test_an_encoder_is_lent_as_it_was_before_the_votes_fold(self, folder, tmp_path, monkeypatch):
         import keras
 
