@@ -68,10 +68,9 @@ def test_the_table_says_where_the_vote_is_not_better():
         result["vote_against_best"][source]["difference"]["value"] = difference
     said = generated.scores(result)
     assert f"better than its best member (p < 0.05) on {generated.TITLES[first]}." in said
-    assert all(f"not shown to be better** on {generated.TITLES[source]}" in said for source in rest)
+    assert all(generated.TITLES[source] in said.split("not shown to be better** on")[1] for source in rest)
     result["vote_against_best"][first]["wilcoxon_p"] = 0.05
     assert "is better than" not in generated.scores(result)
-    assert "seen in training" in generated.scores({**result, "about": {**result["about"], "unseen": False}})
 
 
 def test_the_table_takes_evaluations_with_and_without_sequences():

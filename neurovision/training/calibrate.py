@@ -81,10 +81,10 @@ def cross_fitted(
     found = []
     for block in np.unique(blocks):
         voter = voters(int(block))
-        for k in np.flatnonzero(blocks == block):
+        for k in np.flatnonzero(blocks == block).tolist():
             if items[k].mask is None or not items[k].tumor:
                 continue
-            maps = softmax(int(k))
+            maps = softmax(k)
             tumor = voter.vote_maps(maps[:, None], [scenes[k]])[0, ..., FIRST_TUMOR:].sum(-1)
             found.append(_tried(items[k], tumor, maps[..., FIRST_TUMOR:].sum(-1) >= 0.5, labels[k] >= FIRST_TUMOR))
     return found

@@ -47,7 +47,7 @@ def drawn_ct(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     size = pixels.shape[0]
     mask = (cv2.GaussianBlur(pixels, (0, 0), 1) > 0.06).astype(np.uint8)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)).astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     head = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, -1) > 0
     depth = cv2.distanceTransform(np.pad(head.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
