@@ -56,7 +56,7 @@ def scores(result: dict[str, Any] | None = None) -> str:
             cells[:4] = [
                 f"{a['best_dice']:.3f} ({a['best_member']})", f"{a['vote_dice']:.3f}", figure(a["difference"]), f"{p:.2g}",
             ]  # fmt: skip
-            better = p < SIGNIFICANT and a["difference"]["value"] > 0
+            better = p < SIGNIFICANT and a["difference"]["low"] > 0
             (shown if better else not_shown).append(TITLES[source])
         if source in failures:
             cells[4] = percent(failures[source]["missed"])
@@ -64,20 +64,20 @@ def scores(result: dict[str, Any] | None = None) -> str:
             cells[5] = f"{percent(free[source]['called_tumor'])} of {free[source]['n']}"
         rows.append((TITLES[source], str(scans["with_tumor"]), *cells))
     about = result["about"]
-    unseen = "patients that no network, vote or verdict was fitted on"
     opening = (
-        f"Fold {about['fold']}: {unseen}; masks compared in each file's own pixels. Parentheses hold 95 % intervals, p is "
-        "Wilcoxon's. The best member is picked on these very scans."
+        f"Fold {about['fold']}: patients that no network, vote or verdict was fitted on; masks compared in each file's own "
+        "pixels. Parentheses hold 95 % intervals, p is Wilcoxon's. The best member is picked on these very scans."
     )
     head = (
         "data set", "tumor slices", "best member, Dice", "vote, Dice", "difference", "p", f"missed (Dice < {FOUND})",
         "tumor-free called tumor",
     )  # fmt: skip
-    words = [f"The vote is better than its best member (p < {SIGNIFICANT}) on {_and(shown)}." if shown else ""]
+    rule = f"p < {SIGNIFICANT}, the interval above 0"
+    words = [f"The vote is better than its best member ({rule}) on {_and(shown)}." if shown else ""]
     words += [f"It is **not shown to be better** on {_and(not_shown)}." if not_shown else ""]
     found = result["verdict"].get(POOLED)
     if found and found["auc"]["value"] is not None:
-        words.append(f"The verdict's AUC over all {found['n']} scans is {figure(found['auc'])}.")
+        words.append(f"The verdict's AUC over all {found['n']} scans, a mixture of sources, is {figure(found['auc'])}.")
     more = "by network, type, size of the tumor" + (", sequence" if result.get("by_sequence") else "")
     more += " and change of the picture" if result.get("robustness") else ""
     words.append(f"Every other figure, {more}: [docs/evaluation](docs/evaluation/evaluation.md).")

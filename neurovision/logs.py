@@ -45,21 +45,21 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
         ours = record.name == "neurovision" or record.name.startswith("neurovision.")
-        told: dict[str, Any] = {
+        record_json: dict[str, Any] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "from": record.name,
         }
         if request := request_id.get():
-            told["request"] = request
+            record_json["request"] = request
         if ours:
-            told["message"] = record.getMessage()
-            told.update(getattr(record, "values", {}))
+            record_json["message"] = record.getMessage()
+            record_json.update(getattr(record, "values", {}))
         else:
-            told["line"] = f"{record.filename}:{record.lineno}"
+            record_json["line"] = f"{record.filename}:{record.lineno}"
         if record.exc_info and record.exc_info[0] is not None:
-            told["error"] = where(record.exc_info[0], record.exc_info[2])
-        return json.dumps(told, ensure_ascii=False, default=str)
+            record_json["error"] = where(record.exc_info[0], record.exc_info[2])
+        return json.dumps(record_json, ensure_ascii=False, default=str)
 
 
 def where(kind: type[BaseException], trace: TracebackType | None) -> str:

@@ -22,10 +22,10 @@ def cores() -> int:
 def processor() -> str:
     """The processor's name."""
     try:
-        told = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
-        told = None
-    return told[1] if told else platform.processor() or platform.machine()
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def room_for_workers(megabytes: int) -> int:

@@ -324,7 +324,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("neurovision.serving.batch_work.write_mask", full)
-    with pytest.raises(BatchError, match=r"cannot be written \(No space left on device\).*goes on where this one stopped"):
+    with pytest.raises(BatchError, match=r"cannot be written \(No space left on device\).*resumes this run"):
         made.run(one(path))
     assert digests(tmp_path / "out") == {} and not list((tmp_path / "out" / WORK).glob("part-*"))
 

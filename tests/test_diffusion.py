@@ -283,10 +283,10 @@ def test_the_page_draws_heads_and_says_what_is_missing(
 @pytest.mark.skipif(not (DEFAULT / diffusion.FILE).is_file(), reason="no trained generator here")
 def test_the_shipped_generator_is_small_and_measured() -> None:
     generator = load(DEFAULT)
-    assert (DEFAULT / generator.told["file"]).stat().st_size < 5e6
+    assert (DEFAULT / generator.described["file"]).stat().st_size < 5e6
     drawn = generator.sample([False, True], 1, steps=5)
     assert drawn.shape[0] == 2 and drawn.std() > 0.05 and np.median(drawn[:, 0, 0]) < 0.1  # a head on air
     docs = DEFAULT.parent / "docs"
     results = json.loads((docs / "diffusion.json").read_text())
     assert (docs / "diffusion.md").read_text() == render(results)
-    assert {results[k]["weights"] for k in ("check", "ablate")} == {generator.told["sha256"][:12]}
+    assert {results[k]["weights"] for k in ("check", "ablate")} == {generator.described["sha256"][:12]}

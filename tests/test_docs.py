@@ -65,10 +65,11 @@ def test_the_table_says_where_the_vote_is_not_better():
     first, *rest = result["vote_against_best"]
     for source, (p, difference) in {first: (0.001, 0.01), **dict.fromkeys(rest, (0.001, -0.01))}.items():
         result["vote_against_best"][source]["wilcoxon_p"] = p
-        result["vote_against_best"][source]["difference"]["value"] = difference
+        result["vote_against_best"][source]["difference"]["low"] = difference
     said = generated.scores(result)
-    assert f"better than its best member (p < 0.05) on {generated.TITLES[first]}." in said
-    assert all(generated.TITLES[source] in said.split("not shown to be better** on")[1] for source in rest)
+    assert f"better than its best member (p < 0.05, the interval above 0) on {generated.TITLES[first]}." in said
+    negative = said.split("not shown to be better** on ")[1].split("The verdict")[0]
+    assert rest and all(generated.TITLES[source] in negative for source in rest)
     result["vote_against_best"][first]["wilcoxon_p"] = 0.05
     assert "is better than" not in generated.scores(result)
 
@@ -77,7 +78,7 @@ def test_the_table_takes_evaluations_with_and_without_sequences():
     result = json.loads(generated.EVALUATION.read_text())
     for key in ("by_sequence", "robustness"):
         result.pop(key, None)
-    assert "sequence" not in generated.scores(result)
+    assert "size of the tumor: [docs" in generated.scores(result)
     result |= {"by_sequence": {"a": {}}, "robustness": {"n": 1}}
     assert "sequence and change of the picture" in generated.scores(result)
 

@@ -239,7 +239,7 @@ def write_proposals(
     paths = [listed.with_name(f"{stem}.proposal{number}.png") for number in range(1, len(found) + 1)]
     for path, proposal in zip(paths, found, strict=True):
         Image.fromarray(proposal.mask.astype(np.uint8) * 255).save(path)
-    told = {
+    described = {
         "scan": {"name": source.name, "sha256": source.sha256, "slice": index + 1},
         "model": asked.name,
         "hints": [asdict(h) for h in hints],
@@ -249,7 +249,7 @@ def write_proposals(
             for path, p in zip(paths, found, strict=True)
         ],
     }
-    write(listed, json.dumps(told, indent=1) + "\n")
+    write(listed, json.dumps(described, indent=1) + "\n")
     return [*paths, listed]
 
 

@@ -147,13 +147,13 @@ class Generator:
         model: The network with averaged weights.
         mean: Of the training canvases.
         deviation: Of the training canvases.
-        told: What ``diffusion.json`` says, or empty while training.
+        described: What ``diffusion.json`` says, or empty while training.
     """
 
     model: keras.Model
     mean: float
     deviation: float
-    told: dict[str, Any]
+    described: dict[str, Any]
 
     def sample(self, tumor: Sequence[bool] | np.ndarray, seed: int, steps: int = 20, batch: int = 64) -> np.ndarray:
         """Draw pictures, from noise, without chance after the first noise (eta = 0).
@@ -202,9 +202,9 @@ def split(noisy: Any, velocity: Any, signal: Any, noise: Any) -> tuple[Any, Any]
     return signal * noisy - noise * velocity, noise * noisy + signal * velocity
 
 
-def plan_of(told: dict[str, Any]) -> Plan:
+def plan_of(described: dict[str, Any]) -> Plan:
     """The plan that a run or a manifest holds."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
     return Plan(**values)
 
 
@@ -223,9 +223,9 @@ def load(folder: Path | None = None) -> Generator:
     if not path.is_file():
         raise WeightsMissing(f"There is no {FILE} in {folder.name}/; see 'neurovision diffuse export'.")
     try:
-        told = json.loads(path.read_bytes())
-        file, sha256, plan = str(told["file"]), str(told["sha256"]), plan_of(told["plan"])
-        mean, deviation = float(told["mean"]), float(told["deviation"])
+        described = json.loads(path.read_bytes())
+        file, sha256, plan = str(described["file"]), str(described["sha256"]), plan_of(described["plan"])
+        mean, deviation = float(described["mean"]), float(described["deviation"])
     except (ValueError, KeyError, TypeError) as e:
         raise WeightsTampered(f"{FILE} is not a manifest that this version reads; fetch the weights again.") from e
     weights = folder / file
@@ -236,4 +236,4 @@ def load(folder: Path | None = None) -> Generator:
         raise WeightsTampered(f"{file} is not the file that {FILE} describes; fetch the weights again.")
     model = network(plan)
     fill(model, weights, data)  # the very bytes whose digest was checked
-    return Generator(model, mean, deviation, told)
+    return Generator(model, mean, deviation, described)

@@ -20,7 +20,7 @@ class BatchEngine(StrEnum):
 
 def batch(
     source: Annotated[str, typer.Argument(help="A folder, a CSV of paths, a DICOMDIR, or https://host/dicom-web.")],
-    out: Annotated[Path, typer.Option(help="Folder for table and masks; an unfinished one is gone on with.")],
+    out: Annotated[Path, typer.Option(help="Folder for table and masks; an interrupted run resumes.")],
     engine: Annotated[
         BatchEngine, typer.Option(help="Processes of this machine, or actors of a Ray cluster.")
     ] = BatchEngine.local,
@@ -42,7 +42,7 @@ def batch(
 ) -> None:
     """Analyze an archive: a Parquet table of findings and masks, in partitions, with one machine or a Ray cluster.
 
-    The same command goes on where it was stopped. A file that cannot be read is a row that says why; files that are
+    The same command resumes an interrupted run. A file that cannot be read is a row that says why; files that are
     no scans are listed in skipped.csv. No row holds a person's name, but paths may: see --anonymize. User, password
     and certificates of an archive come from the environment, as for 'neurovision pacs'.
     """

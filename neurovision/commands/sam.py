@@ -75,8 +75,8 @@ def accept(
     from neurovision.training.accepted import accept as run
 
     try:
-        told = json.loads(proposals.read_bytes())
-        at, model, listed = told["scan"], str(told["model"]), [str(p["file"]) for p in told["proposals"]]
+        described = json.loads(proposals.read_bytes())
+        at, model, listed = described["scan"], str(described["model"]), [str(p["file"]) for p in described["proposals"]]
         index, digest = int(at["slice"]) - 1, str(at["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise DataError(f"{proposals.name} does not list proposals; make it with 'neurovision sam propose'.") from e

@@ -141,12 +141,12 @@ def fit_classifier(
     given = {"encoder": encoder, "width": width, "encoder_weights": "imagenet" if imagenet else None}
     config = {key: value for key, value in given.items() if value is not None}
     out = runs / f"classifier-{recipe}"
-    told = run(
+    described = run(
         recipe, data_root(data), list(folds.numbers), validation_fold, out, tuple(source or ["navoneel"]), size, config,
         epochs, verbose=2,
     )  # fmt: skip
     draw_classifier(out)
-    print(json.dumps({"classifier": str(out), "threshold": told["threshold"], **told["validation"]}, indent=1))
+    print(json.dumps({"classifier": str(out), "threshold": described["threshold"], **described["validation"]}, indent=1))
 
 
 def search(
@@ -178,6 +178,6 @@ def search(
     for chosen in (training_folds, [validation_fold]):
         items = load_index(data_root(data), sources, chosen)
         parts.append(Labeled(pack(items, size, out / "cache")[0], np.array([i.tumor for i in items])))
-    told = {"folds": training_folds, "validation": validation_fold, "sources": sources, "size": size, "epochs": epochs}
+    settings = {"folds": training_folds, "validation": validation_fold, "sources": sources, "size": size, "epochs": epochs}
     ask = classifier_trial(parts[0], parts[1], epochs, encoder, "imagenet")
-    print(run(ask, out, how, trials, settings={**told, "encoder": encoder}))
+    print(run(ask, out, how, trials, settings={**settings, "encoder": encoder}))

@@ -108,9 +108,9 @@ def is_ours(path: Path) -> bool:
     """
     if not hasattr(os, "geteuid"):
         return True
-    told, trusted = path.stat(), (0, os.geteuid())
-    foreign_group = told.st_mode & 0o020 and told.st_gid != os.getegid()
-    return path.lstat().st_uid in trusted and told.st_uid in trusted and not (told.st_mode & 0o002 or foreign_group)
+    status, trusted = path.stat(), (0, os.geteuid())
+    foreign_group = status.st_mode & 0o020 and status.st_gid != os.getegid()
+    return path.lstat().st_uid in trusted and status.st_uid in trusted and not (status.st_mode & 0o002 or foreign_group)
 
 
 def user_cache() -> Path:

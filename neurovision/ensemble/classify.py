@@ -67,9 +67,9 @@ class TrainedClassifier:
         if not (folder / FILE).is_file():
             raise WeightsMissing(f"There is no {FILE} in {folder.name}/; train one with 'neurovision fit-classifier'.")
         try:
-            told = json.loads((folder / FILE).read_bytes())
-            name, config, size = str(told["name"]), dict(told["config"]), int(told["size"])
-            file, sha256, threshold = str(told["file"]), str(told["sha256"]), float(told["threshold"])
+            described = json.loads((folder / FILE).read_bytes())
+            name, config, size = str(described["name"]), dict(described["config"]), int(described["size"])
+            file, sha256, threshold = str(described["file"]), str(described["sha256"]), float(described["threshold"])
         except (ValueError, KeyError, TypeError) as e:
             raise WeightsTampered(f"{FILE} does not describe a classifier that this version reads; train it again.") from e
         path = folder / file

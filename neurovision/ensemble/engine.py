@@ -114,7 +114,7 @@ def openvino() -> Any:
     """OpenVINO, whose names type checkers do not see, and without its telemetry.
 
     The first import of OpenVINO and every conversion send an event to a web analytics service, consent or not, unless
-    the package that sends it cannot be imported; OpenVINO then goes on without.
+    the package that sends it cannot be imported, and OpenVINO runs without it.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None refuses the import
     return importlib.import_module("openvino")
@@ -307,8 +307,8 @@ def _converted(manifest: Networks) -> dict[str, bytes]:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
         }  # fmt: skip
         command = [sys.executable, "-m", "neurovision.ensemble.convert", str(manifest.folder.resolve()), str(folder)]
-        told = json.dumps(manifest.to_json())  # not read again from the folder, where it may have changed
-        done = subprocess.run(command, input=told, env=environment, capture_output=True, text=True, check=False)
+        described = json.dumps(manifest.to_json())  # not read again from the folder, where it may have changed
+        done = subprocess.run(command, input=described, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             log.debug("converting ended with %d: %s", done.returncode, done.stderr[-2000:])
             raise ModelError("OpenVINO could not convert the networks.")

@@ -263,7 +263,7 @@ class Result:
         """The scan as one flat row of a table, numbers rounded; what is unknown is None. Keys are those of COLUMNS."""
         verdict = self.verdict
         longest = [(t.longest_diameter_px, t.longest_diameter_mm) for t in self.tumors]
-        told: Row = {
+        row: Row = {
             **dict.fromkeys(COLUMNS),
             "scan": self.source.name,
             "status": self.status,
@@ -283,7 +283,7 @@ class Result:
             "weights": self.weights or None,
             "warnings": " ".join(self.warnings) or None,
         }
-        return told | self._measures()
+        return row | self._measures()
 
 
 COLUMNS = (

@@ -71,10 +71,10 @@ def check(generator: Generator, data: Path, cache: Path, count: int = 256, seed:
     Returns:
         ``{"count", "seed", "kid": {...}, "near": {...}}``: what ``docs/diffusion.md`` prints.
     """
-    told = generator.told["training"]
-    size = int(generator.told["plan"]["size"])
-    training, _ = canvases(load_index(data, told["sources"], told["folds"]), size, cache)
-    held, tumor = canvases(load_index(data, told["sources"], [told["validation_fold"]]), size, cache)
+    trained_on = generator.described["training"]
+    size = int(generator.described["plan"]["size"])
+    training, _ = canvases(load_index(data, trained_on["sources"], trained_on["folds"]), size, cache)
+    held, tumor = canvases(load_index(data, trained_on["sources"], [trained_on["validation_fold"]]), size, cache)
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(held))[:count]
     held, tumor = held[chosen], tumor[chosen]
@@ -126,10 +126,10 @@ def ablate(
     """
     from sklearn.metrics import roc_auc_score
 
-    told = generator.told["training"]
-    size = int(generator.told["plan"]["size"])
-    scans, tumor = canvases(load_index(data, told["sources"], told["folds"]), size, cache)
-    items = load_index(data, told["sources"], [told["validation_fold"]])
+    trained_on = generator.described["training"]
+    size = int(generator.described["plan"]["size"])
+    scans, tumor = canvases(load_index(data, trained_on["sources"], trained_on["folds"]), size, cache)
+    items = load_index(data, trained_on["sources"], [trained_on["validation_fold"]])
     held, truth = canvases(items, size, cache)
     lgg = np.array([i.source == "lgg" for i in items])
     made_tumor = np.arange(min(1024, steps * batch // 2)) % 2 == 1
@@ -181,8 +181,9 @@ def record(part: str, found: dict[str, Any], generator: Generator, options: str,
     machine = f"{platform.machine()}, {platform.system()}, Keras {keras.version()} on {keras.backend.backend()}"
     when = datetime.date.today().isoformat()
     command = f"{COMMAND} {part} {options}".strip()
-    results[part] = {**found, "date": when, "machine": machine, "command": command, "weights": generator.told["sha256"][:12]}
-    results["manifest"] = {k: generator.told[k] for k in ("plan", "parameters", "training", "sha256")}
+    weights = generator.described["sha256"][:12]
+    results[part] = {**found, "date": when, "machine": machine, "command": command, "weights": weights}
+    results["manifest"] = {k: generator.described[k] for k in ("plan", "parameters", "training", "sha256")}
     write(kept, json.dumps(results, indent=1) + "\n")
     write(page, render(results))
 

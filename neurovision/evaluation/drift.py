@@ -40,8 +40,8 @@ def measure(data: Path, every: int = 10, out: Path = REFERENCE) -> Counts:
     training = analyzer.manifest.training
     items = [i for s in training.sources for i in load_index(data, [s], training.member_folds)[::every]]
     counts = count(analyzer, items)
-    told = {"scans": len(items), "folds": list(training.member_folds), "weights": analyzer.manifest.digest[:12]}
-    write(out, json.dumps({**told, "counts": counts}, indent=1) + "\n")
+    about = {"scans": len(items), "folds": list(training.member_folds), "weights": analyzer.manifest.digest[:12]}
+    write(out, json.dumps({**about, "counts": counts}, indent=1) + "\n")
     return counts
 
 

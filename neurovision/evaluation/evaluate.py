@@ -47,7 +47,7 @@ def evaluate(
     failures: Path | None = None,
     robustness: bool = True,
 ) -> Path:
-    """Measure the product on one fold; an interrupted run goes on where it stopped.
+    """Measure the product on one fold; an interrupted run resumes.
 
     Args:
         data_root: The prepared folder.

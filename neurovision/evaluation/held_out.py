@@ -51,9 +51,9 @@ def held_out(weights: str, sequence: str | None, folders: tuple[Path, ...] = (EV
     for folder in folders:
         path = folder / FILE
         if path.is_file():
-            told = _read(path, path.stat().st_mtime_ns)
-            measured = str(told.get("about", {}).get("weights", ""))
-            return _rates(told, sequence) if measured and weights.startswith(measured[:12]) else None
+            result = _read(path, path.stat().st_mtime_ns)
+            measured = str(result.get("about", {}).get("weights", ""))
+            return _rates(result, sequence) if measured and weights.startswith(measured[:12]) else None
     return None
 
 
@@ -63,8 +63,8 @@ def _read(path: Path, changed: int) -> dict[str, Any]:
     return found
 
 
-def _rates(told: dict[str, Any], sequence: str | None) -> HeldOut | None:
-    verdicts, types = told.get("verdict", {}), told.get("type", {})
+def _rates(result: dict[str, Any], sequence: str | None) -> HeldOut | None:
+    verdicts, types = result.get("verdict", {}), result.get("type", {})
     kind = "lgg" if sequence == "FLAIR" and "lgg" in verdicts else "all"
     if kind not in verdicts:
         return None

@@ -1,6 +1,6 @@
 """Claimed beside measured: run the documents' claims again, keep every result, render them into one page.
 
-Results are lines of JSON, appended as each run ends, so that a stopped chain goes on where it was. A figure of a small
+Results are lines of JSON, appended as each run ends, so that an interrupted chain resumes. A figure of a small
 budget says little of what the document's own would give: every one stands with its number of scans and its interval.
 """
 
@@ -281,8 +281,8 @@ def _comparisons(results: Sequence[tuple[Claim, dict[str, Any]]]) -> str:
 
 
 def _notes(claims: Sequence[Claim]) -> str:
-    told = {c.name: c for c in claims if c.note}
-    return "\n".join(f"- {c.title}: {c.note}." for c in told.values()) + "\n" if told else ""
+    noted = {c.name: c for c in claims if c.note}
+    return "\n".join(f"- {c.title}: {c.note}." for c in noted.values()) + "\n" if noted else ""
 
 
 _OPENING = f"""# The documents' claims, run again

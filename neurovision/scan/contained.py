@@ -1,4 +1,4 @@
-"""Reading files from strangers: each in a process of its own that can neither grow, hang nor crash the caller.
+"""Reading untrusted files: each in a process of its own that can neither grow, hang nor crash the caller.
 
 A server process imports the readers once and then only waits. For every call it forks a child
 (:class:`socketserver.ForkingMixIn`), which lives for that one call under limits of memory, processor time and wall time

@@ -53,15 +53,15 @@ class Grid:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, told: Any) -> Grid:
+    def from_json(cls, values: Any) -> Grid:
         """A Grid from :meth:`to_json`'s values.
 
         Raises:
             KeyError, TypeError, ValueError: Values that no reader gives.
         """
-        i, j, k = (int(n) for n in told["shape"])
-        transform = np.array(told["transform"], np.float64)
-        file_affine, affine = (np.array(told[key], np.float64) for key in ("file_affine", "affine"))
+        i, j, k = (int(n) for n in values["shape"])
+        transform = np.array(values["transform"], np.float64)
+        file_affine, affine = (np.array(values[key], np.float64) for key in ("file_affine", "affine"))
         sound = (
             transform.shape == (3, 2)
             and sorted(transform[:, 0]) == [0, 1, 2]
@@ -71,4 +71,4 @@ class Grid:
         )
         if not sound:
             raise ValueError("a grid of another shape")
-        return cls((i, j, k), transform, file_affine, affine, bool(told["known"]), bool(told["measured"]))
+        return cls((i, j, k), transform, file_affine, affine, bool(values["known"]), bool(values["measured"]))

@@ -106,22 +106,22 @@ class Headers:
         }
 
     @classmethod
-    def from_json(cls, told: Any) -> Headers:
+    def from_json(cls, values: Any) -> Headers:
         """Headers from :meth:`to_json`'s values.
 
         Raises:
             UnsupportedScan: Values that break the rules.
             KeyError, TypeError, ValueError: Values of another shape.
         """
-        study, series, frame = (str(u) for u in told["uids"])
+        study, series, frame = (str(u) for u in values["uids"])
         images = tuple(
             Image(str(uid), str(kind), None if number is None else int(number), None if at is None else _place(at))
-            for uid, kind, number, at in told["images"]
+            for uid, kind, number, at in values["images"]
         )
-        identity = {str(k): str(v) for k, v in told["identity"].items()}
-        thickness, lossy = told["thickness"], told["lossy"]
+        identity = {str(k): str(v) for k, v in values["identity"].items()}
+        thickness, lossy = values["thickness"], values["lossy"]
         return cls(
-            study, series, frame, images, identity, tuple(map(str, told["left_out"])), str(told["burned_in"]),
+            study, series, frame, images, identity, tuple(map(str, values["left_out"])), str(values["burned_in"]),
             None if thickness is None else float(thickness), None if lossy is None else (str(lossy[0]), str(lossy[1])),
         )  # fmt: skip
 

@@ -285,16 +285,16 @@ def _place(header: Nifti1Header) -> _Place:
         )  # fmt: skip
     if not unlike:
         return _Place(sform, known=True, measured=True)
-    told = f"Its sform gives voxels of {_sizes(own)}, its pixdim of {_sizes(sizes)}"
+    conflict = f"Its sform gives voxels of {_sizes(own)}, its pixdim of {_sizes(sizes)}"
     if np.allclose(sizes, 1):
-        return _Place(sform, known=True, measured=True, warnings=(f"{told}; the first are used.",))
+        return _Place(sform, known=True, measured=True, warnings=(f"{conflict}; the first are used.",))
     resized = sform.copy()
     resized[:3, :3] *= sizes / own
     if qform is not None or np.allclose(own, 1):
         return _Place(
-            resized if qform is None else qform, known=True, measured=True, warnings=(f"{told}; the second are used.",)
+            resized if qform is None else qform, known=True, measured=True, warnings=(f"{conflict}; the second are used.",)
         )
-    return _Place(sform, known=True, measured=False, warnings=(f"{told}; nothing tells which are right.",))
+    return _Place(sform, known=True, measured=False, warnings=(f"{conflict}; nothing tells which are right.",))
 
 
 def _sizes(sizes: np.ndarray) -> str:

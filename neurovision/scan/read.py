@@ -226,8 +226,8 @@ def list_scans(paths: Sequence[Path]) -> Listing:
     names = told_apart(named, [folder[g[0]] for g in groups])
     skipped = [(f.file, f.folder, f.reason) for f in found if f.reason not in (None, HIDDEN, OWN, BESIDE)]
     skipped += [(f, folder[f], "a DICOM file that is no MR image") for f in strange]
-    told = told_apart([f for f, _, _ in skipped], [d for _, d, _ in skipped])
-    reasons = sorted(zip(told, (str(r) for _, _, r in skipped), strict=True))
+    apart = told_apart([f for f, _, _ in skipped], [d for _, d, _ in skipped])
+    reasons = sorted(zip(apart, (str(r) for _, _, r in skipped), strict=True))
     scans = tuple(Scan(*each) for each in zip(groups, names, stems_of(named), strict=True))
     return Listing(scans, tuple(Skipped(n, r) for n, r in reasons))
 
@@ -271,10 +271,10 @@ def look_at(file: Path, folder: Path) -> tuple[Kind, str | None]:
 
 def _is_report(file: Path) -> bool:
     """Whether ``predict`` wrote a file: its JSON, or the PDF beside it."""
-    told = file.with_suffix(".json") if file.suffix == ".pdf" else file
-    if told.suffix != ".json" or not told.is_file():
+    findings = file.with_suffix(".json") if file.suffix == ".pdf" else file
+    if findings.suffix != ".json" or not findings.is_file():
         return False
-    with told.open("rb") as stream:
+    with findings.open("rb") as stream:
         return stream.read(12) == b'{\n "status":'
 
 

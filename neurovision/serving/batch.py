@@ -6,7 +6,7 @@
                                               local: processes of this machine
                                               ray:   actors of a cluster
 
-A run goes on where an earlier one over the same folder stopped: what a finished partition holds is not done again.
+An interrupted run resumes: what a finished partition of the same folder holds is not done again.
 """
 
 from __future__ import annotations
@@ -219,8 +219,8 @@ def _close(out: Path, listing: Listing, totals: Totals, options: Options) -> Non
     pa = arrow()
     rows = [{"source": s.source, "status": "skipped", "reason": s.reason} for s in listing.skipped]
     for file in sorted((out / FINDINGS).glob("part-*.parquet")):
-        told = pa.parquet.read_table(file, columns=["source", "status", "reason"]).to_pylist()
-        rows += [r for r in told if r["status"] != "ok"]
+        rows_read = pa.parquet.read_table(file, columns=["source", "status", "reason"]).to_pylist()
+        rows += [r for r in rows_read if r["status"] != "ok"]
     with replacing(out / SKIPPED) as part:
         write_csv(rows or [{"source": "", "status": "", "reason": "nothing was passed over"}], part)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -240,7 +240,7 @@ class _Hand:
     process: Any
     line: Connection
     partition: Partition | None = None
-    told: int = 0
+    reported: int = 0
     ready: bool = False
 
 
@@ -282,7 +282,7 @@ def run_local(
                     deaths = 0 if hand.ready else deaths + 1
                     if hand.partition is not None:
                         todo.append(hand.partition)
-                        tell(-hand.told)
+                        tell(-hand.reported)
                         lost[hand.partition.number] += 1
                     if deaths >= DEATHS or _hopeless(hand.partition, lost):
                         raise BatchError(
@@ -292,11 +292,11 @@ def run_local(
                     hands[hands.index(hand)] = _hire(job, threads)
                     continue
                 if message == "scan":
-                    hand.told += 1
+                    hand.reported += 1
                     tell(1)
                     continue
                 if isinstance(message, Done):
-                    hand.partition, hand.told = None, 0
+                    hand.partition, hand.reported = None, 0
                     yield message
                 hand.ready = True
                 if todo:

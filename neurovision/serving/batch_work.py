@@ -182,7 +182,7 @@ class Worker:
         except OSError as e:
             raise BatchError(
                 f"The folder of results cannot be written ({e.strerror or type(e).__name__}); put that right and run the "
-                "same command again, which goes on where this one stopped."
+                "same command again, which resumes this run."
             ) from e
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -100,7 +100,7 @@ def run_ray(
         totals.workers = count
         yield from _stream(ray, job, partitions, options, count, tell)
     except ray.exceptions.RayError as e:
-        raise BatchError(f"Ray ended the run ({type(e).__name__}); the same command goes on where it stopped.") from e
+        raise BatchError(f"Ray ended the run ({type(e).__name__}); the same command resumes it.") from e
     finally:
         if not there_before:
             ray.shutdown()
@@ -130,7 +130,7 @@ def _stream(
     )
     units = {p.number: len(p.units) for p in partitions}
     for row in reports.iter_rows():
-        told = row["done"]
-        done = Done(**{**told, "counts": tuple((str(s), int(n)) for s, n in told["counts"])})
+        values = row["done"]
+        done = Done(**{**values, "counts": tuple((str(s), int(n)) for s, n in values["counts"])})
         tell(units.get(done.number, 0))
         yield done

@@ -30,11 +30,11 @@ class PageLimits:
 
     def environment(self) -> dict[str, str]:
         """The variables that say so."""
-        told = {
+        settings = {
             "NEUROVISION_UPLOADS_PER_MINUTE": self.uploads, "NEUROVISION_CALLS_PER_MINUTE": self.calls,
             "NEUROVISION_UPLOAD_MB": self.upload_mb,
         }  # fmt: skip
-        return {name: str(value) for name, value in told.items() if value is not None}
+        return {name: str(value) for name, value in settings.items() if value is not None}
 
 
 def serve(

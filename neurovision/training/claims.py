@@ -162,8 +162,8 @@ def _dice(dice: float, iou: float, recall: float, precision: float) -> dict[str,
 
 
 def _b(accuracy: float, f1: float | None, auc: float, iou: float) -> dict[str, float]:
-    told = {"accuracy": accuracy, "f1": f1, "auc": auc, "binary_iou": iou}
-    return {k: v for k, v in told.items() if v is not None}
+    scores = {"accuracy": accuracy, "f1": f1, "auc": auc, "binary_iou": iou}
+    return {k: v for k, v in scores.items() if v is not None}
 
 
 _A1 = Schedule(160, patience=20, plateau=True)

@@ -174,8 +174,8 @@ def _items(source: str, folder: Path, rows: list[dict[str, str]], sequences: Seq
             raise DataError(f"Data set {source}: {row['id']} is labeled {row['label']} but has no mask.")
         for sequence in sequences if source == "lgg" else (None,):
             image, fold = folder / row["image"], int(row["fold"])
-            told = sequence or row.get("sequence") or ("T1c" if source == "figshare" else None)
-            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient") or None, told))
+            shown = sequence or row.get("sequence") or ("T1c" if source == "figshare" else None)
+            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient") or None, shown))
     return items
 
 

@@ -176,8 +176,8 @@ def export(run: Path, folder: Path) -> Path:
 
     if not (run / CHECKPOINT).is_file():
         raise WeightsMissing(f"{run.name} holds no checkpoint; train one with 'neurovision diffuse train'.")
-    told = json.loads((run / "run.json").read_text())
-    plan = plan_of(told["plan"])
+    described = json.loads((run / "run.json").read_text())
+    plan = plan_of(described["plan"])
     _, averaged = _networks(plan, 0, "float32")
     epoch = _restore({f"averaged/{i}": v for i, v in enumerate(averaged.variables)}, run)
     data = save({variable_key(v): np.asarray(v, np.float32).astype(np.float16) for v in averaged.variables})
@@ -185,20 +185,20 @@ def export(run: Path, folder: Path) -> Path:
     file = "diffusion.safetensors"
     write(folder / file, data)
     last = next(r for r in _rows(run / "history.csv") if int(r[0]) == epoch)
-    sources = sorted(told["sources"])
+    sources = sorted(described["sources"])
     manifest = {
         "file": file,
         "sha256": hashlib.sha256(data).hexdigest(),
         "plan": asdict(plan),
-        "mean": told["mean"],
-        "deviation": told["deviation"],
+        "mean": described["mean"],
+        "deviation": described["deviation"],
         "parameters": int(averaged.count_params()),
         "training": {
             "date": datetime.date.today().isoformat(),
             "sources": sources,
-            "folds": told["folds"],
-            "validation_fold": told["validation_fold"],
-            "scans": told["scans"],
+            "folds": described["folds"],
+            "validation_fold": described["validation_fold"],
+            "scans": described["scans"],
             "license": "CC BY-NC-SA 4.0" if "lgg" in sources else "CC BY 4.0",
             **dict(zip(COLUMNS, (float(v) if "." in v else int(v) for v in last), strict=True)),
         },

@@ -218,13 +218,13 @@ def train(
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
     sources = sources_in(data) if sources is None else sources
     final, refitted = out / FINAL, sorted([*folds, validation_fold])
-    told: dict[str, Any] = {
+    wanted: dict[str, Any] = {
         "recipe": asdict(recipe), "folds": list(folds), "validation_fold": validation_fold, "sources": list(sources),
         "seed": seed, "accepted": accepted,
     }  # fmt: skip
     if any(p.refit for p in recipe.phases):
-        told["refit_folds"] = refitted
-    open_run(out, told, final.is_file())
+        wanted["refit_folds"] = refitted
+    open_run(out, wanted, final.is_file())
     if final.is_file():
         log.info("%s is finished already.", out)
         return final
@@ -249,7 +249,7 @@ def train(
             _hand_out(ends, recipe.average, out / OUT_OF_FOLD)
             ends = []
         if not finished.is_file():
-            lent = None if previous or not recipe.start else _lent_encoder(out.parent / recipe.start, told, phase.size)
+            lent = None if previous or not recipe.start else _lent_encoder(out.parent / recipe.start, wanted, phase.size)
             model = _phase_model(recipe, phase, previous)
             if lent is not None:
                 model.get_layer("encoder").set_weights(lent)
@@ -266,7 +266,7 @@ def train(
         ends.append(finished)
     _hand_out(ends, recipe.average, final)
     plot_history(out)
-    scans = len({(i.source, i.id) for i in (more if "refit_folds" in told else items)})
+    scans = len({(i.source, i.id) for i in (more if "refit_folds" in wanted else items)})
     record(out, scans=scans, scans_seen=seen if known else None, **facts(seconds if known else None))
     if known:
         log.info("%s: %d scans shown in %.1f minutes of training.", recipe.name, seen, seconds / 60)

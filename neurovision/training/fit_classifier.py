@@ -237,8 +237,8 @@ def fit_classifier(
     finished = (out / FILE).is_file()
     open_run(out, described, finished)
     if finished:
-        told: dict[str, Any] = json.loads((out / FILE).read_text())
-        return told
+        kept: dict[str, Any] = json.loads((out / FILE).read_text())
+        return kept
     items = [load_index(data, sources, part) for part in (folds, [validation_fold])]
     training, validation = (
         Labeled(pack(part, size, out.parent / "cache")[0], np.array([i.tumor for i in part])) for part in items
@@ -376,7 +376,7 @@ def _write(
     data = save({variable_key(v): np.asarray(v, np.float32) for v in model.variables if v.dtype.startswith("float")})
     file = f"{plan.name}.safetensors"
     write(out / file, data)
-    told = {
+    described = {
         "name": plan.name,
         "config": {k: v for k, v in config.items() if k != "encoder_weights"},
         "size": size,
@@ -386,5 +386,5 @@ def _write(
         "recipe": {"name": recipe, **asdict(plan)},
         "validation": scores,
     }
-    write(out / FILE, json.dumps(told, indent=1))
-    return told
+    write(out / FILE, json.dumps(described, indent=1))
+    return described

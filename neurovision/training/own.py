@@ -62,7 +62,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report as text."""
-        told = [
+        lines = [
             f"{self.scans} scans, {self.with_tumor} with a tumor, {self.patients or 'no'} patients named",
             "labels: " + _counted(self.labels),
             "folds: " + _counted(self.folds),
@@ -70,7 +70,7 @@ class Report:
             "spacing: " + _counted(self.spacing),
             f"near-copies: {self.copies}; empty masks: {self.empty_masks}; left out: {len(self.left_out)}",
         ]
-        return told + [f"  {name}: {why}" for name, why in self.left_out.items()]
+        return lines + [f"  {name}: {why}" for name, why in self.left_out.items()]
 
 
 @dataclass(frozen=True)
@@ -269,14 +269,14 @@ def _slices(folder: Path, row: dict[str, str]) -> Iterator[_Slice]:
         yield _Slice(name, study.gray(k), tumor, label, patient, fold, sequence, spacing)
 
 
-def _label(told: str, plane: np.ndarray | None) -> str:
+def _label(label: str, plane: np.ndarray | None) -> str:
     """The label of a slice: what the row says of its tumor, or what the mask's values say."""
     if plane is None:
-        return told or "none"
+        return label or "none"
     if not plane.any():
         return "none"
-    if told not in ("", "none", "tumor"):
-        return told
+    if label not in ("", "none", "tumor"):
+        return label
     values = np.bincount(plane[plane > 0].astype(int), minlength=len(CLASSES) + 1)
     commonest = int(values.argmax())
     return CLASSES[commonest].key if FIRST_TUMOR <= commonest < len(CLASSES) else "tumor"

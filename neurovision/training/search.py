@@ -68,10 +68,10 @@ def search(
     out.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(out / "search.log")))
     study = optuna.create_study(storage=storage, study_name="search", direction="maximize", load_if_exists=True)
-    told = {"how": how, **(settings or {})}
-    if study.user_attrs.setdefault("settings", told) != told:
+    asked = {"how": how, **(settings or {})}
+    if study.user_attrs.setdefault("settings", asked) != asked:
         raise ModelError("This folder holds a search with other settings; give another folder.")
-    study.set_user_attr("settings", told)
+    study.set_user_attr("settings", asked)
     done = len(_complete(study))
     # A fresh random sampler would draw the same settings again: its seed counts on with the trials.
     study.sampler = (

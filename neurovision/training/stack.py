@@ -303,9 +303,9 @@ def read_runs(data: Path, runs: Path, names: Sequence[str], vote_fold: int) -> l
         for run in found:
             groups.setdefault(getattr(run, of), []).append(run.name)
         if len(groups) > 1:
-            told = "; ".join(f"{', '.join(who)}: {_words(value)}" for value, who in groups.items())
+            each = "; ".join(f"{', '.join(who)}: {_words(value)}" for value, who in groups.items())
             raise DataError(
-                f"Networks that are stacked were trained on {what} alike; received {told}. Train those that differ again."
+                f"Networks that are stacked were trained on {what} alike; received {each}. Train those that differ again."
             )
     return found
 
@@ -390,13 +390,13 @@ def _publish(staging: Path, out: Path) -> Path:
 def _run_of(data: Path, run: Path, vote_fold: int) -> Run:
     if not (run / FINAL).is_file():
         raise WeightsMissing(f"{run.name} has no finished run; train it with 'neurovision train {run.name}'.")
-    told: dict[str, Any] = json.loads((run / "run.json").read_text())
-    if vote_fold in told["folds"]:
+    described: dict[str, Any] = json.loads((run / "run.json").read_text())
+    if vote_fold in described["folds"]:
         raise DataError(f"{run.name} was trained on fold {vote_fold}; the vote needs a fold that no member has seen.")
-    sources = tuple(sorted(told["sources"]))
+    sources = tuple(sorted(described["sources"]))
     terms = strictest(license_of(data, s) for s in sources)
-    folds, refit = (tuple(sorted(told.get(key, ()))) for key in ("folds", "refit_folds"))
-    return Run(run, told["recipe"], folds, refit, sources, terms, told.get("facts", {}))
+    folds, refit = (tuple(sorted(described.get(key, ()))) for key in ("folds", "refit_folds"))
+    return Run(run, described["recipe"], folds, refit, sources, terms, described.get("facts", {}))
 
 
 def _export_all(runs: Sequence[Run], reader: Run | None, size: int, folder: Path, refitted: bool) -> Networks:

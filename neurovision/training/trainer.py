@@ -264,39 +264,39 @@ def save_weights(model: keras.Model, path: Path) -> None:
         model.save_weights(part)
 
 
-def open_run(out: Path, told: dict[str, Any], finished: bool) -> None:
+def open_run(out: Path, wanted: dict[str, Any], finished: bool) -> None:
     """Write ``run.json``, or check that an earlier call was asked for the same.
 
     Phases that have not begun may differ: what is recorded is then what is trained.
 
     Args:
         out: The run's folder.
-        told: What the run is asked for, as JSON holds it.
+        wanted: What the run is asked for, as JSON holds it.
         finished: Whether the folder holds a finished run.
 
     Raises:
         DataError: The folder holds a run with other options.
     """
     out.mkdir(parents=True, exist_ok=True)
-    path, told = out / RUN, json.loads(json.dumps(told))
+    path, wanted = out / RUN, json.loads(json.dumps(wanted))
     if path.is_file():
         before = json.loads(path.read_text())
         begun = None if finished else _begun(out)
-        if other := _differing(before, told, begun):
+        if other := _differing(before, wanted, begun):
             state = "finished" if finished else "begun"
             raise DataError(
                 f"{out.name} was {state} with another {', another '.join(other)}; name another folder with --runs, or "
                 f"remove {out.name} to train it anew."
             )
-        told = {**before, **told}
+        wanted = {**before, **wanted}
     if not finished:
-        write(path, json.dumps(told, indent=1))
+        write(path, json.dumps(wanted, indent=1))
 
 
 def record(out: Path, **facts: Any) -> None:
     """Add to ``run.json`` what the finished run came to."""
-    told = json.loads((out / RUN).read_text())
-    write(out / RUN, json.dumps({**told, "facts": facts}, indent=1))
+    described = json.loads((out / RUN).read_text())
+    write(out / RUN, json.dumps({**described, "facts": facts}, indent=1))
 
 
 def _begun(out: Path) -> int:
@@ -305,12 +305,12 @@ def _begun(out: Path) -> int:
     return 1 + max((int(n) for n in begun if n.isdigit()), default=-1)
 
 
-def _differing(before: dict[str, Any], told: dict[str, Any], begun: int | None) -> list[str]:
+def _differing(before: dict[str, Any], wanted: dict[str, Any], begun: int | None) -> list[str]:
     """Names of options that differ; those that an older version did not record are passed over."""
     found = []
-    for key in told:
+    for key in wanted:
         if key == "recipe":
-            old, new = (dict(d["recipe"]) for d in (before, told))
+            old, new = (dict(d["recipe"]) for d in (before, wanted))
             phases = [(r.pop("phases", None) or [])[:begun] for r in (old, new)]
             if begun is not None:
                 new.pop("average", None)
@@ -318,7 +318,7 @@ def _differing(before: dict[str, Any], told: dict[str, Any], begun: int | None) 
                 found.append("recipe")
         elif key == "refit_folds":
             continue  # follows from folds and recipe
-        elif key in before and before[key] != told[key]:
+        elif key in before and before[key] != wanted[key]:
             found.append(key.replace("_", " "))
     return found
 

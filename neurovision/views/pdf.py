@@ -146,23 +146,23 @@ def _rule(pdf: FPDF) -> None:
 def _study_block(result: Result, study: Study | None, identity: bool) -> list[tuple[str, str]]:
     """What was read: dates, series and geometry; whom it shows only where the reader asked for it."""
     source = result.source
-    told = [("Scan", f"{source.name} ({source.format or 'not read'})")]
+    rows = [("Scan", f"{source.name} ({source.format or 'not read'})")]
     headers = None if study is None else study.headers
     if headers is not None:
         for keyword, words in (*(_IDENTITY if identity else ()), *_STUDY[: 3 if identity else 1]):
             if value := headers.identity.get(keyword):
-                told.append((words, value.replace("^", " ").strip()))
+                rows.append((words, value.replace("^", " ").strip()))
         if headers.series_uid:
-            told.append(("Series", headers.series_uid))
+            rows.append(("Series", headers.series_uid))
     if study is not None:
         count, height, width = study.pixels.shape[:3]
-        told.append(("Geometry", f"{count} slice{'s' * (count > 1)} of {width} x {height} px, {_spacing(study)}"))
+        rows.append(("Geometry", f"{count} slice{'s' * (count > 1)} of {width} x {height} px, {_spacing(study)}"))
     if source.sequence or result.sequence:
-        told.append(("Sequence", source.sequence or f"{result.sequence}, as the picture looks"))
+        rows.append(("Sequence", source.sequence or f"{result.sequence}, as the picture looks"))
     if source.sha256:
-        told.append(("sha256", source.sha256[:16]))
-    told.append(("Weights", result.weights or "none"))
-    return told
+        rows.append(("sha256", source.sha256[:16]))
+    rows.append(("Weights", result.weights or "none"))
+    return rows
 
 
 def _spacing(study: Study) -> str:
@@ -186,26 +186,26 @@ def _sentences(result: Result, measured: HeldOut | None) -> list[str]:
     said = result.verdict
     if said is None:
         return [result.reason or ""]
-    told = [
+    lines = [
         f"Calibrated probability of a tumor {probability_words(said.probability)}; the threshold is"
         f" {probability_words(said.threshold)}."
     ]
     if said.state == "no tumor":
-        told.append("Nothing passes the threshold. A negative answer does not exclude a tumor.")
+        lines.append("Nothing passes the threshold. A negative answer does not exclude a tumor.")
     elif said.state == "borderline":
-        told.append("The probability is near the threshold: a person has to decide.")
+        lines.append("The probability is near the threshold: a person has to decide.")
     if said.state != "no tumor":
         size = size_words(result) if isinstance(result, VolumeFindings) else ""
         if size:
-            told.append(f"Marked: {size}.")
+            lines.append(f"Marked: {size}.")
         if said.interval is not None:
             unit = {"px": "px", "mm2": "mm²", "ml": "ml"}[said.interval.unit]
-            told.append(f"The true size is expected between {said.interval.low:.1f} and {said.interval.high:.1f} {unit}.")
+            lines.append(f"The true size is expected between {said.interval.low:.1f} and {said.interval.high:.1f} {unit}.")
         if said.expected_dice is not None:
-            told.append(f"Expected overlap of the outline (Dice): {said.expected_dice:.2f}.")
+            lines.append(f"Expected overlap of the outline (Dice): {said.expected_dice:.2f}.")
         if said.likeliest_type is not None:
             types = ", ".join(f"{BY_KEY[k].title} {probability_words(p)}" for k, p in said.types.items())
-            told.append(f"Type, given a tumor: {types}.")
+            lines.append(f"Type, given a tumor: {types}.")
     if measured is not None:
         rates = []
         if measured.sensitivity is not None:
@@ -215,8 +215,8 @@ def _sentences(result: Result, measured: HeldOut | None) -> list[str]:
             words = probability_words(measured.false_alarms)
             rates.append(f"raised a false alarm on {words} of {measured.without_tumor} without one")
         if rates:
-            told.append(f"On held-out {measured.scans} the verdict {' and '.join(rates)}.")
-    return told
+            lines.append(f"On held-out {measured.scans} the verdict {' and '.join(rates)}.")
+    return lines
 
 
 def _drawn(result: Findings, study: Study | None) -> tuple[np.ndarray, np.ndarray]:

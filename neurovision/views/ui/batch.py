@@ -98,14 +98,14 @@ def _analyze(analyzer: Analyzer, group: tuple[Path, ...], name: str, stem: str) 
         case = analyze(analyzer, contained.study(group, name), files)
     except NeurovisionError as e:
         unread = Unread.of(name, str(e).removeprefix(f"{group[0].name}: "), analyzer.manifest.digest[:12])
-        told = json.dumps(unread.to_json(), indent=1).encode()
-        return Outcome(stem, unread.row(), files, verdict_words(unread), members=((f"{stem}.json", told),))
+        text = json.dumps(unread.to_json(), indent=1).encode()
+        return Outcome(stem, unread.row(), files, verdict_words(unread), members=((f"{stem}.json", text),))
     result = case.findings if case.study.n_slices == 1 else case.volume
-    told = json.dumps(findings_json(case), indent=1, ensure_ascii=False).encode()
+    text = json.dumps(findings_json(case), indent=1, ensure_ascii=False).encode()
     return Outcome(
         stem, result.row(), files, verdict_words(case.volume),
         size_words(case.volume) if case.state in ("tumor", "borderline") else "", _overlay(case),
-        ((f"{stem}.json", told), *_mask(case, stem)),
+        ((f"{stem}.json", text), *_mask(case, stem)),
     )  # fmt: skip
 
 

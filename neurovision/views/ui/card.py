@@ -25,11 +25,11 @@ _SCRIPT = """
 const host = element.closest('#verdict') || element;
 const card = element.querySelector('.nv-card'), said = element.querySelector('.nv-said');
 const show = () => {
-  const told = props.value || {};
-  host.dataset.state = told.state;
-  card.className = `nv-card nv-${told.state}`;
-  card.innerHTML = told.html;
-  said.textContent = told.said;
+  const given = props.value || {};
+  host.dataset.state = given.state;
+  card.className = `nv-card nv-${given.state}`;
+  card.innerHTML = given.html;
+  said.textContent = given.said;
 };
 watch('value', show);
 show();
@@ -95,8 +95,8 @@ def verdict(case: Case, measured: HeldOut | None, manifest: Manifest | None = No
     kind = said.likeliest_type
     if kind is not None and state != "none":
         right = measured.type_right if measured else None
-        told = f" (right in {parts.percent(right)} of held-out tumors)" if right is not None else ""
-        body += f"<p>Likeliest type: <b>{escape(BY_KEY[kind].title)}</b>{told}</p>{parts.type_bars(said.types)}"
+        rate = f" (right in {parts.percent(right)} of held-out tumors)" if right is not None else ""
+        body += f"<p>Likeliest type: <b>{escape(BY_KEY[kind].title)}</b>{rate}</p>{parts.type_bars(said.types)}"
     words = f", likeliest {BY_KEY[kind].title}" if kind and state != "none" else ""
     return _told(state, title, body + _warnings(case), f"{title}, probability {unescape(chance)}{words}")
 
@@ -113,29 +113,29 @@ def _marked(case: Case, said: Verdict, manifest: Manifest | None) -> str:
     size = size_words(case.volume)
     if not size:
         return ""
-    told = f"<p>Marked: <b>{escape(size)}</b>{_place(case)}"
+    words = f"<p>Marked: <b>{escape(size)}</b>{_place(case)}"
     if said.interval is not None:
         unit = {"px": "px", "mm2": "mm²", "ml": "ml"}[said.interval.unit]
         digits = 1 if said.interval.unit == "ml" else 0
         level = manifest.intervals.level if manifest is not None and manifest.intervals is not None else None
         chance = f" with {100 * level:.0f}&nbsp;% chance" if level is not None else ""
         low, high = (f"{v:.{digits}f}" for v in (said.interval.low, said.interval.high))
-        told += f"; the true size lies between {low} and {high} {unit}{chance}"
+        words += f"; the true size lies between {low} and {high} {unit}{chance}"
     if said.expected_dice is not None:
-        told += f". Expected overlap of the outline (Dice): {said.expected_dice:.2f}"
-    return f"{told}.</p>"
+        words += f". Expected overlap of the outline (Dice): {said.expected_dice:.2f}"
+    return f"{words}.</p>"
 
 
 def _rates(measured: HeldOut | None) -> str:
     if measured is None:
         return "No held-out evaluation of these weights is here."
-    told = []
+    rates = []
     if measured.sensitivity is not None:
-        told.append(f"found {parts.percent(measured.sensitivity)} of {measured.with_tumor} slices with a tumor")
+        rates.append(f"found {parts.percent(measured.sensitivity)} of {measured.with_tumor} slices with a tumor")
     if measured.false_alarms is not None:
         rate = parts.percent(measured.false_alarms)
-        told.append(f"raised a false alarm on {rate} of {measured.without_tumor} without one")
-    return f"On held-out {measured.scans} the verdict {' and '.join(told)}."
+        rates.append(f"raised a false alarm on {rate} of {measured.without_tumor} without one")
+    return f"On held-out {measured.scans} the verdict {' and '.join(rates)}."
 
 
 def _place(case: Case) -> str:
@@ -144,8 +144,8 @@ def _place(case: Case) -> str:
 
 
 def _warnings(case: Case) -> str:
-    told = dict.fromkeys([*case.volume.warnings, *(case.findings.warnings if case.study.n_slices == 1 else ())])
-    return "".join(f'<p class="nv-warn">{escape(w)}</p>' for w in told)
+    warnings = dict.fromkeys([*case.volume.warnings, *(case.findings.warnings if case.study.n_slices == 1 else ())])
+    return "".join(f'<p class="nv-warn">{escape(w)}</p>' for w in warnings)
 
 
 def alternative(case: Case) -> str:

@@ -59,10 +59,10 @@ class Names:
     @classmethod
     def from_environment(cls) -> Names:
         """Read NEUROVISION_HOSTS (names with commas or spaces between), a Space's own name, and GRADIO_ROOT_PATH's."""
-        told = os.environ.get("NEUROVISION_HOSTS", "").replace(",", " ").split()
-        told += os.environ.get("SPACE_HOST", "").replace(",", " ").split()
-        told += [os.environ.get("GRADIO_SERVER_NAME", ""), urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname or ""]
-        return cls(cls.hosts | {name.lower() for name in told if name})
+        names = os.environ.get("NEUROVISION_HOSTS", "").replace(",", " ").split()
+        names += os.environ.get("SPACE_HOST", "").replace(",", " ").split()
+        names += [os.environ.get("GRADIO_SERVER_NAME", ""), urlsplit(os.environ.get("GRADIO_ROOT_PATH", "")).hostname or ""]
+        return cls(cls.hosts | {name.lower() for name in names if name})
 
     def know(self, host: str) -> bool:
         """Whether a Host header names this page."""
@@ -86,9 +86,9 @@ def is_foreign(route: str, headers: Iterable[tuple[bytes, bytes]], host: str) ->
 
     A link to the page, or its frame where one is allowed, may come from anywhere; what is no browser sends neither header.
     """
-    told = {k.decode("latin-1").lower(): v.decode("latin-1").strip().lower() for k, v in headers}
-    site, origin = told.get("sec-fetch-site"), told.get("origin")
-    if route == "page" and told.get("sec-fetch-mode") == "navigate":
+    values = {k.decode("latin-1").lower(): v.decode("latin-1").strip().lower() for k, v in headers}
+    site, origin = values.get("sec-fetch-site"), values.get("origin")
+    if route == "page" and values.get("sec-fetch-mode") == "navigate":
         return False
     if site is not None and site not in ("same-origin", "none"):
         return True

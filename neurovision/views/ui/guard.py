@@ -73,7 +73,7 @@ class Limits:
     @classmethod
     def from_environment(cls) -> Limits:
         """Read the settings; one that is no number keeps its default, and a warning is logged."""
-        told = os.environ.get("NEUROVISION_FRAME_ANCESTORS", "").replace(";", " ").replace(",", " ")
+        allowed = os.environ.get("NEUROVISION_FRAME_ANCESTORS", "").replace(";", " ").replace(",", " ")
         framed = "https://huggingface.co" if os.environ.get("SPACE_ID") else cls.frame_ancestors
         return cls(
             _number("NEUROVISION_UPLOADS_PER_MINUTE", cls.uploads),
@@ -85,18 +85,18 @@ class Limits:
             _number("NEUROVISION_PLACES", cls.places),
             _number("NEUROVISION_CONNECTIONS", cls.connections),
             _number("NEUROVISION_PAGES", cls.pages),
-            " ".join(told.split()) or framed,
+            " ".join(allowed.split()) or framed,
         )
 
 
 def _number(variable: str, default: int) -> int:
-    told = os.environ.get(variable)
-    if told is None:
+    value = os.environ.get(variable)
+    if value is None:
         return default
-    if not told.isdigit():
+    if not value.isdigit():
         log.warning("%s is no whole number; %d is used", variable, default)
         return default
-    return int(told)
+    return int(value)
 
 
 def login() -> Callable[[str, str], bool] | None:
@@ -323,8 +323,8 @@ class Guard:
                 return 429, f"Too many wrong passwords; try again in {_words(wait)}.", wait
         elif self.signed_in is not None and route not in OPEN and not self.signed_in(_cookies(headers.get(b"cookie", ""))):
             return 401, "Sign in first.", 0
-        told = headers.get(b"content-length", "")
-        length = int(told) if told.isascii() and told.isdigit() else 0
+        stated = headers.get(b"content-length", "")
+        length = int(stated) if stated.isascii() and stated.isdigit() else 0
         if most and length > most:
             return 413, f"A request may have {most >> 20} MB; received {length >> 20} MB, send less at once.", 0
         if route == "upload":

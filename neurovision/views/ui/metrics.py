@@ -70,10 +70,10 @@ class Metrics:
         Raises:
             SystemExit: What it says is no port, the port is taken, or prometheus-client is not installed.
         """
-        told = os.environ.get(VARIABLE)
-        if not told:
+        address = os.environ.get(VARIABLE)
+        if not address:
             return None
-        host, _, port = told.rpartition(":")
+        host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise SystemExit(f"{VARIABLE} is a port such as 9090, or an address and a port such as 0.0.0.0:9090.")
         metrics = cls(room)

@@ -205,11 +205,11 @@ class Tab:
         self.listing = [self.series, self.listed, self.unread]
         self._listen()
 
-    def blank(self, told: dict[str, str], shown: dict[str, Any]) -> list[Any]:
+    def blank(self, verdict: dict[str, str], shown: dict[str, Any]) -> list[Any]:
         """The tab without a scan, in the order of ``shown``."""
         off = gr.update(value=None, interactive=False)
         return [
-            None, "", told, shown, *card.nothing(), "", gr.update(value=False, visible=False), off, off,
+            None, "", verdict, shown, *card.nothing(), "", gr.update(value=False, visible=False), off, off,
             gr.update(value=None, visible=False), gr.update(visible=False), gr.update(interactive=False),
         ]  # fmt: skip
 

@@ -147,15 +147,15 @@ class Room:
         now, seen, sizes = time.monotonic(), {}, {}
         for path in sorted(self.folder.rglob("*"), reverse=True):  # a folder's files come before the folder
             try:
-                told = path.lstat()
+                status = path.lstat()
             except OSError:  # gone already
                 continue
-            changed, first = self._seen.get(path, (told.st_ctime_ns, now))
-            seen[path] = (told.st_ctime_ns, first if changed == told.st_ctime_ns else now)
-            if stat.S_ISSOCK(told.st_mode):  # a library's, in use as long as the process lives
+            changed, first = self._seen.get(path, (status.st_ctime_ns, now))
+            seen[path] = (status.st_ctime_ns, first if changed == status.st_ctime_ns else now)
+            if stat.S_ISSOCK(status.st_mode):  # a library's, in use as long as the process lives
                 del seen[path]
             elif not path.is_dir():
-                sizes[path] = told.st_size
+                sizes[path] = status.st_size
         files, total = len(sizes), sum(sizes.values())
         for path in sorted(seen, key=lambda p: (p not in sizes, seen[p][1], -len(p.parts))):  # files first, old first
             age = now - seen[path][1]

@@ -59,9 +59,9 @@ class Wire(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP request, and hang up."""
-        told = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *self.extra]
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *self.extra]
         for event in (
-            h11.Response(status_code=400, headers=told, reason=b"Bad Request"),
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
             h11.Data(data=b"This is no HTTP request."),
             h11.EndOfMessage(),
         ):
