@@ -78,7 +78,7 @@ def evaluate(
     items = thin(items, limit)
     members = [m.name for m in analyzer.manifest.members]
     rows = measure_all(analyzer, items, engine, work)
-    summary = summarize(rows, members, analyzer.manifest.verdict.threshold)
+    summary = summarize(rows, members, analyzer.manifest.verdict.threshold, analyzer.manifest.intervals)
     drawn = [i for i in items if i.tumor and i.mask is not None and (i.source, i.sequence) != ("lgg", "T1c")]
     few = thin(drawn, min(CHANGED, limit or CHANGED))
     robust = measure_robustness(analyzer, few) if robustness and few else None

@@ -75,6 +75,8 @@ class Row:
         lesions: Annotated lesions.
         uncertainty: Of up to PIXELS_A_SLICE pixels of the head.
         wrong: Whether the vote is wrong there.
+        expected_dice: As the verdict promises it, or None.
+        interval: Of the tumor's area in pixels, as the verdict promises it, or None.
         milliseconds: Of the whole analysis.
     """
 
@@ -92,6 +94,8 @@ class Row:
     lesions: int
     uncertainty: list[float]
     wrong: list[bool]
+    expected_dice: float | None
+    interval: tuple[float, float] | None
     milliseconds: float
 
     @property
@@ -146,6 +150,7 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         masks = {name: mask_row(truth, mask, annotated) for name, mask in drawn.items()}
         uncertainty, wrong = _pixels(findings, truth, _key(item))
     verdict = findings.verdict
+    interval = None if findings.verdict is None else findings.verdict.interval
     return Row(
         key=_key(item),
         source="lgg_t1c" if item.source == "lgg" and item.sequence == "T1c" else item.source,
@@ -161,6 +166,8 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         lesions=0 if truth is None else len(lesion_scores(truth, truth).dice),
         uncertainty=[round(float(u), 6) for u in uncertainty],
         wrong=[bool(w) for w in wrong],
+        expected_dice=None if findings.verdict is None else findings.verdict.expected_dice,
+        interval=None if interval is None else (interval.low, interval.high),
         milliseconds=float(findings.timing_ms.get("total", float("nan"))),
     )
 
@@ -252,6 +259,7 @@ def _read(file: Path, header: str) -> dict[str, Row] | None:
 def _row(line: str) -> Row:
     raw: dict[str, Any] = json.loads(line)
     raw["masks"] = {k: MaskRow(**{**v, "counts": tuple(v["counts"])}) for k, v in raw["masks"].items()}
+    raw["interval"] = None if raw["interval"] is None else tuple(raw["interval"])
     return Row(**raw)
 
 

@@ -45,7 +45,8 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def to_markdown(result: dict[str, Any]) -> str:
     """The whole report."""
     parts = [_opening(result), _masks(result), _classes(result), _verdict(result), _against(result)]
-    parts += [_sequences(result), _failures(result), _robustness(result), _uncertainty(result), _refusal(result)]
+    parts += [_sequences(result), _promises(result), _failures(result), _robustness(result)]
+    parts += [_uncertainty(result), _refusal(result)]
     pictures = [f"![{CAPTIONS[f]}]({f})\n\n{CAPTIONS[f]}\n" for f in result["figures"]]
     about = result["about"]
     closing = ["## How it was counted\n", *[f"- **{k}**: {v}" for k, v in result["conventions"].items()], ""]
@@ -91,6 +92,25 @@ def _sequences(result: dict[str, Any]) -> str:
         "tumor-free", "called tumor",
     )  # fmt: skip
     return "## By sequence\n\n" + table(head, lines)
+
+
+def _promises(result: dict[str, Any]) -> str:
+    lines = []
+    for source, t in result.get("promises", {}).items():
+        volume = t.get("volume_inside")
+        lines.append((
+            data_title(source), str(t["n"]), percent(t["area_inside"]), f"x/÷ {t['area_factor_median']:.2f}",
+            "; ".join(f"{g} {100 * v:.0f} %" for g, v in t["area_inside_of"].items()),
+            "-" if volume is None else f"{percent(volume)}, x/÷ {t['volume_factor']:.2f}",
+            f"{t['expected_dice_spearman']:.2f}",
+        ))  # fmt: skip
+    if not lines:
+        return ""
+    head = (
+        "data set", "slices", "90 % interval of the area holds the truth", "median factor", "of which",
+        "of a patient's volume", "expected Dice against Dice, Spearman",
+    )  # fmt: skip
+    return "## What a result promises\n\n" + table(head, lines)
 
 
 def _robustness(result: dict[str, Any]) -> str:

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
 
 from neurovision.classes import TUMORS
+from neurovision.ensemble.manifest import IntervalModel
 from neurovision.evaluation.measure import VERDICT, VOTE, Row
 from neurovision.evaluation.scores import (
     FOUND,
@@ -72,13 +74,16 @@ CONVENTIONS = {
 }
 
 
-def summarize(rows: Sequence[Row], members: Sequence[str], threshold: float) -> Json:
+def summarize(
+    rows: Sequence[Row], members: Sequence[str], threshold: float, intervals: IntervalModel | None = None
+) -> Json:
     """All tables of one run.
 
     Args:
         rows: What was measured.
         members: Names, in the vote's order.
         threshold: The verdict's.
+        intervals: The manifest's, for patients' volumes.
     """
     by_source: dict[str, list[Row]] = {}
     for row in rows:
@@ -97,6 +102,7 @@ def summarize(rows: Sequence[Row], members: Sequence[str], threshold: float) -> 
         "type": {s: table for s, rs in by_source.items() if (table := _type_table(rs, members)) is not None},
         "verdict": {s: _verdict_table(rs, threshold) for s, rs in apart.items()},
         "vote_against_best": {s: _against_best(rs, members) for s, rs in with_tumor.items()},
+        "promises": {s: t for s, rs in with_tumor.items() if (t := _promises(rs, intervals)) is not None},
         "failures": {s: _failures(rs) for s, rs in with_tumor.items()},
         "uncertainty": _uncertainty([r for r in rows if r.source != "lgg_t1c"]),
         "milliseconds_median": _number(np.median([r.milliseconds for r in rows])),
@@ -284,6 +290,33 @@ def _against_best(rows: list[Row], members: Sequence[str]) -> Json:
         "vote_dice": _number(np.mean(dice[VOTE])),
         **paired(dice[VOTE], dice[best], _clusters(rows)).to_json(),
     }
+
+
+def _promises(rows: list[Row], intervals: IntervalModel | None) -> Json | None:
+    """How often the interval holds the true size, how wide it is, and how the expected Dice goes with the real one."""
+    kept = [r for r in rows if r.interval is not None and r.expected_dice is not None]
+    if not kept:
+        return None
+    clusters = _clusters(kept)
+    true = np.array([r.masks[VOTE].counts[0] + r.masks[VOTE].counts[2] for r in kept], float)
+    low, high = np.array([r.interval for r in kept], float).T
+    held = ((low <= true) & (true <= high)).astype(float)
+    dice = [r.masks[VOTE].scores["dice"] for r in kept]
+    larger = true > np.median(true)
+    of_label = {label: np.array([r.label == label for r in kept]) for label in sorted({r.label for r in kept})}
+    groups = {**of_label, "smaller half": ~larger, "larger half": larger}
+    table: Json = {
+        "n": len(kept),
+        "area_inside": share_interval(held, clusters).to_json(),
+        "area_factor_median": _number(np.median(np.sqrt(high / np.maximum(low, 1e-9)))),
+        "area_inside_of": {g: _number(held[inside].mean()) for g, inside in groups.items() if inside.any()},
+        "expected_dice_spearman": _number(stats.spearmanr([r.expected_dice for r in kept], dice).statistic),
+    }
+    if intervals is not None and intervals.volume is not None and (pooled := patient_counts(kept, VOTE)):
+        ratios = [abs(np.log((c.tp + c.fn) / (c.tp + c.fp))) for c in pooled.values() if c.tp + c.fp and c.tp + c.fn]
+        table["volume_inside"] = share_interval([float(r <= intervals.volume) for r in ratios]).to_json()
+        table["volume_factor"] = _number(np.exp(intervals.volume))
+    return table
 
 
 def _failures(rows: list[Row]) -> Json:
