@@ -47,7 +47,7 @@ def low_resolution(gray: np.ndarray, truth: np.ndarray, level: float) -> Pair:
 def jpeg(gray: np.ndarray, truth: np.ndarray, level: float) -> Pair:
     """JPEG of quality ``level``."""
     _, coded = cv2.imencode(".jpg", np.rint(gray * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(level)])
-    return cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255, truth
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE), np.float32) / 255, truth
 
 
 def rotation(gray: np.ndarray, truth: np.ndarray, level: float) -> Pair:
