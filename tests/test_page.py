@@ -197,18 +197,72 @@ def test_what_is_below_the_threshold_is_never_drawn(scans: Scans) -> None:
 def test_held_out_rates_are_those_of_the_evaluation(tmp_path: Path) -> None:
     from neurovision.evaluation.held_out import held_out
 
-    rate = {"value": 0.9, "n": 50}
+    def rates(found: float, tumors: int, alarms: float | None, free: int) -> dict[str, Any]:
+        return {"called_tumor": {"value": found, "n": tumors}, "free_called_tumor": {"value": alarms, "n": free}}
+
     told = {
-        "about": {"weights": "ab" * 32}, "type": {"lgg": {"accuracy": {"value": 1.0}}},
-        "verdict": {"all": {"sensitivity": rate, "specificity": rate},
-                    "lgg": {"sensitivity": {"value": 0.8, "n": 20}, "specificity": rate}},
+        "about": {"weights": "ab" * 32},
+        "type": {"lgg": {"accuracy": {"value": 1.0}}, "figshare": {"accuracy": {"value": 0.9}}},
+        "verdict": {"all": {"sensitivity": {"value": 0.9, "n": 50}, "specificity": {"value": 0.9, "n": 50}}},
+        "by_sequence": {
+            "figshare": {"T1c": rates(0.95, 40, None, 0)}, "lgg": {"FLAIR": rates(0.8, 20, 0.1, 10)},
+            "brats": {"FLAIR": rates(0.9, 20, 0.4, 5), "T1c": rates(0.8, 10, 0.2, 5)},
+        },
     }  # fmt: skip
     (tmp_path / "evaluation.json").write_text(json.dumps(told))
     flair = held_out("ab" * 32, "FLAIR", (tmp_path,))
-    assert flair is not None and (flair.sensitivity, flair.with_tumor, flair.type_right) == (0.8, 20, 1.0)
-    mixed = held_out("ab" * 32, None, (tmp_path / "absent", tmp_path))
-    assert mixed is not None and mixed.sensitivity == 0.9 and mixed.false_alarms == pytest.approx(0.1)
+    assert flair is not None and (flair.scans, flair.with_tumor, flair.without_tumor) == ("FLAIR slices", 40, 15)
+    assert (flair.sensitivity, flair.false_alarms) == (pytest.approx(0.85), pytest.approx(0.2))
+    assert (flair.type_right, flair.tumors) == (1.0, "tumors, all gliomas")
+    enhanced = held_out("ab" * 32, "T1 post-contrast", (tmp_path,))
+    assert enhanced is not None and enhanced.sensitivity == pytest.approx(0.92) and enhanced.type_right == 0.9
+    for sequence in (None, "other", "SWI"):
+        mixed = held_out("ab" * 32, sequence, (tmp_path / "absent", tmp_path))
+        assert mixed is not None and mixed.sensitivity == 0.9 and mixed.false_alarms == pytest.approx(0.1)
     assert held_out("cd" * 32, None, (tmp_path,)) is None and held_out("ab" * 32, None, (tmp_path / "absent",)) is None
+
+
+def test_sequence_is_told_by_the_file_and_by_the_picture(scans: Scans) -> None:
+    from neurovision.views.report import sequence_words
+    from neurovision.views.ui import card
+    from neurovision.views.ui.case import analyze
+
+    case = analyze(standin(), read(scans.glioma))
+    source = case.volume.source
+
+    def words(header: str | None, seen: str | None) -> str:
+        return sequence_words(replace(case.volume, source=replace(source, sequence=header), sequence=seen))
+
+    assert words(None, None) == words(None, "other") == ""
+    assert words(None, "T2") == "T2, as the picture looks" and words("T1", "other") == "T1, as the file says"
+    assert words("T1", "T1") == "T1, as the file says and the picture looks"
+    assert words("T1", "FLAIR") == "T1 by the file, but the picture looks like FLAIR"
+    seen = replace(case, volume=replace(case.volume, sequence="FLAIR"))
+    assert "Sequence: FLAIR, as the picture looks." in card.verdict(seen, None)["html"]
+
+
+@pytest.mark.parametrize("unforeseen", [False, True])
+def test_an_example_that_fails_says_so_on_the_card(unforeseen: bool) -> None:
+    import gradio as gr
+
+    from neurovision.errors import UnsupportedScan
+    from neurovision.views.ui.read import Tab
+    from neurovision.views.ui.room import Room, speaks
+
+    with gr.Blocks():
+        tab = Tab(Room(standin))
+
+    @tab.tells(tab.unlisted)
+    @speaks
+    def fails() -> list[Any]:
+        raise ValueError("Jane") if unforeseen else UnsupportedScan("The file took too long to read.")
+
+    shown = fails()
+    assert len(shown) == len([*tab.shown, *tab.listing]) and shown[3] == {"state": "empty"}
+    told = shown[2]
+    assert told["state"] == "rejected" and "Working" not in told["html"] and "Jane" not in told["html"]
+    assert ("Not analyzed" if unforeseen else "This file cannot be read") in told["html"]
+    assert ("log says where" if unforeseen else "took too long") in told["said"]
 
 
 def test_probabilities_are_never_certain_and_never_wrap() -> None:
@@ -663,10 +717,12 @@ def test_lab_follows_the_viewers_slice_and_the_next_scan(visitor: Visitor, scans
     page.locator("#k input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("document.querySelectorAll('[aria-label^=Clusters] tbody tr').length === 9")
+    # Gradio's bar of buttons is white in light mode; no picture, and nothing around it, is.
     colors = page.evaluate(
-        "[...document.querySelectorAll('#musica .image-container, #musica .image-container > div')]"
-        ".map((e) => getComputedStyle(e).backgroundColor)"
+        "[...document.querySelectorAll('#musica .image-container, #musica .image-container img,"
+        " #musica .image-container > div:not(.icon-button-wrapper)')].map((e) => getComputedStyle(e).backgroundColor)"
     )
+    assert len(colors) > 2
     assert "rgb(255, 255, 255)" not in colors
 
 
@@ -705,6 +761,20 @@ def test_batch_rows_open_in_read(visitor: Visitor, scans: Scans) -> None:
     visitor.verdict("Tumor detected")
     assert page.get_by_role("tab", name="Read").get_attribute("aria-selected") == "true"
     assert "healthy.png" not in page.locator("#scan").inner_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_moves_while_the_page_loads(browsers: dict[str, Browser], url: str, width: int) -> None:
+    visitor = Visitor(browsers["webgl"], url, width=width)
+    visitor.page.wait_for_timeout(1000)
+    moved = visitor.page.evaluate(
+        "new Promise((done) => { let sum = 0; new PerformanceObserver((l) => { for (const e of l.getEntries())"
+        " if (!e.hadRecentInput) sum += e.value; }).observe({type: 'layout-shift', buffered: true});"
+        " setTimeout(() => done(sum), 500); })"
+    )
+    assert moved < 0.1
+    visitor.leave()
 
 
 @pytest.mark.browser
@@ -785,7 +855,7 @@ def test_accessible_by_axe(browsers: dict[str, Browser], url: str, scans: Scans)
     visitor = Visitor(browsers["flat"], url)
     page = visitor.page
     visitor.open(scans.nifti)
-    for name in ("Read", "Compare", "Batch", "Models", "Lab"):
+    for name in ("Read", "Compare", "Batch", "Models", "Lab", "Enhance and clusters", "Generate"):
         visitor.tab(name)
         page.wait_for_timeout(500)
         found = Axe().run(page).response["violations"]

@@ -138,13 +138,15 @@ def _promised(
     slices: tuple[SliceSummary, ...],
     study: Study,
 ) -> Verdict:
-    """The verdict with its slices' mean expected Dice, weighted by area, and the interval of its volume."""
+    """The verdict with its slices' mean expected Dice, weighted by area, and the interval of its volume, of a picture's area."""
     pairs = zip(slices, verdicts, strict=True)
     drawn = [(s.area_px, v.expected_dice) for s, v in pairs if v is not None and v.expected_dice is not None and s.area_px]
     if not drawn:
         return verdict
     areas, dice = (np.array(column, float) for column in zip(*drawn, strict=True))
     expected, voxel = float(np.average(dice, weights=areas)), voxel_ml(study)
+    if study.n_slices == 1:  # a picture: of its area, as its slice says
+        return replace(verdict, expected_dice=expected, interval=next(v.interval for v in verdicts if v is not None))
     total = sum(s.area_px for s in slices)
     ends = None
     if manifest.intervals is not None and voxel is not None:

@@ -10,10 +10,8 @@ from typing import Any
 
 EVALUATION = Path(__file__).parents[2] / "docs" / "evaluation"  # of a checkout or a Space
 FILE = "evaluation.json"
-NAMES = {
-    "lgg": "FLAIR slices",
-    "all": "slices of all kinds",
-}
+CODES = {"T1 post-contrast": "T1c"}  # what the evaluation calls a sequence, where it is another word
+TYPED = {"FLAIR": "lgg", "T1": "brats", "T2": "brats"}  # the data set that has tumors of one; else figshare
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class HeldOut:
         false_alarms: Share of tumor-free slices that it calls tumor, or None.
         without_tumor: How many.
         type_right: Share of found tumors whose type is right, or None.
+        tumors: What kind of tumors those were, in words.
     """
 
     scans: str
@@ -35,6 +34,7 @@ class HeldOut:
     false_alarms: float | None
     without_tumor: int
     type_right: float | None
+    tumors: str = "tumors"
 
 
 def held_out(weights: str, sequence: str | None, folders: tuple[Path, ...] = (EVALUATION,)) -> HeldOut | None:
@@ -64,13 +64,25 @@ def _read(path: Path, changed: int) -> dict[str, Any]:
 
 
 def _rates(result: dict[str, Any], sequence: str | None) -> HeldOut | None:
-    verdicts, types = result.get("verdict", {}), result.get("type", {})
-    kind = "lgg" if sequence == "FLAIR" and "lgg" in verdicts else "all"
-    if kind not in verdicts:
+    types = result.get("type", {})
+    code = CODES.get(sequence or "", sequence)
+    sets = [found[code] for found in result.get("by_sequence", {}).values() if code in found]
+    if sets:
+        name, (found, tumors) = f"{sequence} slices", _pooled([s["called_tumor"] for s in sets])
+        alarms, free = _pooled([s["free_called_tumor"] for s in sets])
+    elif "all" in result.get("verdict", {}):
+        name, measured = "slices of all kinds", result["verdict"]["all"]
+        found, tumors = measured["sensitivity"]["value"], measured["sensitivity"]["n"]
+        alarms, free = measured["specificity"]["value"], measured["specificity"]["n"]
+        alarms = None if alarms is None else 1 - alarms
+    else:
         return None
-    sensitivity, specificity = verdicts[kind]["sensitivity"], verdicts[kind]["specificity"]
-    right = types.get("lgg" if kind == "lgg" else "figshare", {}).get("accuracy", {})
-    return HeldOut(
-        NAMES[kind], sensitivity["value"], sensitivity["n"],
-        None if specificity["value"] is None else 1 - specificity["value"], specificity["n"], right.get("value"),
-    )  # fmt: skip
+    typed = TYPED.get(code or "", "figshare") if sets else "figshare"
+    right = types.get(typed, {}).get("accuracy", {}).get("value")
+    return HeldOut(name, found, tumors, alarms, free, right, "tumors" if typed == "figshare" else "tumors, all gliomas")
+
+
+def _pooled(rates: list[dict[str, Any]]) -> tuple[float | None, int]:
+    """The rate over several data sets together, and of how many slices it is."""
+    count = sum(r["n"] for r in rates)
+    return (sum(r["value"] * r["n"] for r in rates if r["n"]) / count if count else None), count

@@ -23,7 +23,7 @@ from neurovision.files import write
 from neurovision.scan.paint import paint
 from neurovision.scan.study import Study
 from neurovision.views.layers import grid, window, windowed
-from neurovision.views.report import DISCLAIMER, checked_notes, region_sizes, size_words, verdict_words
+from neurovision.views.report import DISCLAIMER, checked_notes, region_sizes, sequence_words, size_words, verdict_words
 
 if TYPE_CHECKING:
     from fpdf import FPDF
@@ -157,8 +157,8 @@ def _study_block(result: Result, study: Study | None, identity: bool) -> list[tu
     if study is not None:
         count, height, width = study.pixels.shape[:3]
         rows.append(("Geometry", f"{count} slice{'s' * (count > 1)} of {width} x {height} px, {_spacing(study)}"))
-    if source.sequence or result.sequence:
-        rows.append(("Sequence", source.sequence or f"{result.sequence}, as the picture looks"))
+    if words := sequence_words(result):
+        rows.append(("Sequence", words))
     if source.sha256:
         rows.append(("sha256", source.sha256[:16]))
     rows.append(("Weights", result.weights or "none"))
@@ -200,12 +200,18 @@ def _sentences(result: Result, measured: HeldOut | None) -> list[str]:
             lines.append(f"Marked: {size}.")
         if said.interval is not None:
             unit = {"px": "px", "mm2": "mm²", "ml": "ml"}[said.interval.unit]
-            lines.append(f"The true size is expected between {said.interval.low:.1f} and {said.interval.high:.1f} {unit}.")
+            digits = 1 if said.interval.unit == "ml" else 0
+            low, high = (f"{v:.{digits}f}" for v in (said.interval.low, said.interval.high))
+            lines.append(f"The true size is expected between {low} and {high} {unit}.")
         if said.expected_dice is not None:
             lines.append(f"Expected overlap of the outline (Dice): {said.expected_dice:.2f}.")
         if said.likeliest_type is not None:
             types = ", ".join(f"{BY_KEY[k].title} {probability_words(p)}" for k, p in said.types.items())
-            lines.append(f"Type, given a tumor: {types}.")
+            right = measured.type_right if measured else None
+            rate = "" if measured is None or right is None else (
+                f" The type was right in {probability_words(right)} of held-out {measured.tumors}."
+            )
+            lines.append(f"Type, given a tumor: {types}.{rate}")
     if measured is not None:
         rates = []
         if measured.sensitivity is not None:

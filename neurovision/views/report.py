@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurovision import __version__
+from neurovision.ensemble.calibration import OTHER
 from neurovision.ensemble.results import Lesion, Region, Result, VolumeFindings
 from neurovision.errors import DataError
 from neurovision.files import write
@@ -37,6 +38,16 @@ def verdict_words(result: Result) -> str:
     if result.verdict is None:
         return "Not a brain MRI" if result.status == "rejected" else "Cannot be read"
     return _HEADINGS[result.verdict.state]
+
+
+def sequence_words(result: Result) -> str:
+    """The sequence, by the file and by the picture; empty where neither tells."""
+    header, seen = result.source.sequence, None if result.sequence == OTHER else result.sequence
+    if header and seen:
+        return f"{header}, as the file says and the picture looks" if header == seen else (
+            f"{header} by the file, but the picture looks like {seen}"
+        )
+    return f"{header}, as the file says" if header else f"{seen}, as the picture looks" if seen else ""
 
 
 def size_words(volume: VolumeFindings) -> str:

@@ -217,13 +217,11 @@ def build(room: Room, read: Tab, tabs: gr.Tabs) -> None:
         emptied = read.blank(card.loading("Reading the scan."), viewer.LOADING)
         return [rows[number], gr.Tabs(selected="read"), *emptied, *read.unlisted(), None]
 
+    @read.tells()
     @speaks
     def open_row(paths: list[str], progress: gr.Progress = PROGRESS) -> list[Any]:
         """Read and analyze the chosen scan in full."""
-        try:
-            return read.open_study(contained.study([Path(p) for p in paths]), paths, progress)
-        except NeurovisionError as e:
-            return read.blank(card.refused(str(e)), viewer.EMPTY)
+        return read.open_study(contained.study([Path(p) for p in paths]), paths, progress)
 
     model: dict[str, Any] = {"concurrency_id": MODELS, "concurrency_limit": 1}
     run.click(batch, files, [summary, table, results, rows], api_name="batch", show_progress_on=[table], **model)

@@ -11,7 +11,7 @@ from neurovision.classes import BY_KEY
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.results import Verdict
 from neurovision.evaluation.held_out import HeldOut
-from neurovision.views.report import region_sizes, size_words, verdict_words
+from neurovision.views.report import region_sizes, sequence_words, size_words, verdict_words
 from neurovision.views.ui import parts
 from neurovision.views.ui.case import Case
 
@@ -61,9 +61,9 @@ def loading(words: str) -> dict[str, str]:
     return _told("loading", "Working", f"<p>{escape(words)}</p>", words)
 
 
-def refused(reason: str) -> dict[str, str]:
-    """Files of which none could be read, and why."""
-    return _told("rejected", "This file cannot be read", f"<p>{escape(reason)}</p>", f"This file cannot be read. {reason}")
+def refused(reason: str, title: str = "This file cannot be read") -> dict[str, str]:
+    """Files of which none could be read or analyzed, and why."""
+    return _told("rejected", title, f"<p>{escape(reason)}</p>", f"{title}. {reason}")
 
 
 def verdict(case: Case, measured: HeldOut | None, manifest: Manifest | None = None) -> dict[str, str]:
@@ -95,8 +95,10 @@ def verdict(case: Case, measured: HeldOut | None, manifest: Manifest | None = No
     kind = said.likeliest_type
     if kind is not None and state != "none":
         right = measured.type_right if measured else None
-        rate = f" (right in {parts.percent(right)} of held-out tumors)" if right is not None else ""
+        rate = f" (right in {parts.percent(right)} of held-out {measured.tumors})" if measured and right is not None else ""
         body += f"<p>Likeliest type: <b>{escape(BY_KEY[kind].title)}</b>{rate}</p>{parts.type_bars(said.types)}"
+    if sequence := sequence_words(found):
+        body += f'<p class="nv-fine">Sequence: {escape(sequence)}.</p>'
     words = f", likeliest {BY_KEY[kind].title}" if kind and state != "none" else ""
     return _told(state, title, body + _warnings(case), f"{title}, probability {unescape(chance)}{words}")
 

@@ -1,5 +1,19 @@
-// Links to tabs (#batch), arrow keys between tabs, and messages that do not follow to another tab.
+// Links to tabs (#batch), arrow keys between tabs, messages that do not follow to another tab, and names for screen readers.
 () => {
+  // Gradio 6.31: File's "add files" is a button inside a button whose name is an untranslated key, and the box of an empty
+  // component has a name without a role. The inner button stays the one that is reached and named.
+  const mend = () => {
+    document.querySelectorAll('button:has(> div button.upload-container)').forEach((outer) => {
+      if (outer.getAttribute('role') === 'group') return;
+      outer.setAttribute('role', 'group');
+      outer.tabIndex = -1;
+      outer.setAttribute('aria-label', 'More files');
+      outer.title = 'More files';
+    });
+    document.querySelectorAll('div.empty[aria-label]:not([role])').forEach((box) => box.setAttribute('role', 'img'));
+  };
+  new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
+  mend();
   const tabs = (list) => [...list.querySelectorAll('[role=tab]')].filter((t) => t.offsetParent);
   const slug = (tab) => tab.textContent.trim().toLowerCase().replace(/ /g, '-');
   const open = () => {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -14,7 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from neurovision.errors import NeurovisionError, UnsupportedScan
+from neurovision.errors import UnsupportedScan
 from neurovision.evaluation.held_out import EVALUATION, HeldOut, held_out
 from neurovision.scan import contained
 from neurovision.scan.names import stem_of
@@ -33,7 +34,7 @@ from neurovision.views.ui.case import (
     require,
     sort_files,
 )
-from neurovision.views.ui.room import MODELS, Room, speaks
+from neurovision.views.ui.room import CANNOT, MODELS, Room, speaks
 
 PROGRESS = gr.Progress()
 STEPS = (
@@ -236,6 +237,26 @@ class Tab:
             gr.update(interactive=True),
         ]  # fmt: skip
 
+    def tells(self, more: Callable[[], list[Any]] = list) -> Callable[[Callable[..., list[Any]]], Callable[..., list[Any]]]:
+        """Around a handler that opens a scan: an error stands on the card, in the place of "Working".
+
+        Args:
+            more: What the handler shows behind ``shown`` where it shows no scan.
+        """
+
+        def around(handler: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+            @functools.wraps(handler)
+            def answered(*args: object, **kwargs: object) -> list[Any]:
+                try:
+                    return handler(*args, **kwargs)
+                except gr.Error as e:
+                    title = "This file cannot be read" if e.title == CANNOT else "Not analyzed"
+                    return [*self.blank(card.refused(str(e.message), title), viewer.EMPTY), *more()]
+
+            return answered
+
+        return around
+
     def open_study(self, study: Study, files: Sequence[str], progress: gr.Progress) -> list[Any]:
         """Analyze a study in full and show it."""
         progress(0, desc="Waiting for the models")
@@ -280,33 +301,30 @@ class Tab:
             emptied = self.blank(card.loading("Reading the example."), viewer.LOADING)
             return [*emptied, *self.unlisted(), [], None]
 
+        @self.tells(self.unlisted)
         @speaks
         def open_files(files: list[str] | None, progress: gr.Progress = PROGRESS) -> list[Any]:
             """Read everything that was dropped, list its series and analyze the longest one."""
-            try:
-                progress(0, desc="Reading")
-                found, unread, study = sort_files(files or [])
-                if study is None or not found:
-                    words = unread[0][1] if len(unread) == 1 else "None of the files is a readable scan."
-                    nothing = self.blank(card.refused(words), viewer.EMPTY)
-                    return [*nothing, *self.unlisted()[:2], unread_html(unread if len(unread) > 1 else [])]
-                choices = [(s.words, k) for k, s in enumerate(found)]
-                listed = gr.update(choices=choices, value=0, visible=len(found) > 1)
-                return [*self.open_study(study, found[0].files, progress), found, listed, unread_html(unread)]
-            except NeurovisionError as e:
-                return [*self.blank(card.refused(str(e)), viewer.EMPTY), *self.unlisted()]
+            progress(0, desc="Reading")
+            found, unread, study = sort_files(files or [])
+            if study is None or not found:
+                words = unread[0][1] if len(unread) == 1 else "None of the files is a readable scan."
+                nothing = self.blank(card.refused(words), viewer.EMPTY)
+                return [*nothing, *self.unlisted()[:2], unread_html(unread if len(unread) > 1 else [])]
+            choices = [(s.words, k) for k, s in enumerate(found)]
+            listed = gr.update(choices=choices, value=0, visible=len(found) > 1)
+            return [*self.open_study(study, found[0].files, progress), found, listed, unread_html(unread)]
 
+        @self.tells()
         @speaks
         def choose(found: list[Series], number: int | None, progress: gr.Progress = PROGRESS) -> list[Any]:
             """Analyze another of the listed series."""
             if number is None or not 0 <= number < len(found):
                 return self.blank(card.empty(), viewer.EMPTY)
-            try:
-                series = found[number]
-                return self.open_study(read_series(series), series.files, progress)
-            except NeurovisionError as e:
-                return self.blank(card.refused(str(e)), viewer.EMPTY)
+            series = found[number]
+            return self.open_study(read_series(series), series.files, progress)
 
+        @self.tells()
         @speaks
         def example(name: str, progress: gr.Progress = PROGRESS) -> list[Any]:
             """Show one of the shipped examples; it is analyzed when the first visitor asks for it."""

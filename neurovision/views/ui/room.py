@@ -275,6 +275,9 @@ def _files_in(values: tuple[object, ...]) -> Iterator[str]:
                 yield one
 
 
+CANNOT = "Cannot do this"  # title of an error that is the scan's or the request's, not the program's
+
+
 def speaks(handler: Callable[..., Result]) -> Callable[..., Result]:
     """Around every handler: files that no visitor brought are refused, and errors become sentences in the page.
 
@@ -288,7 +291,7 @@ def speaks(handler: Callable[..., Result]) -> Callable[..., Result]:
                 check_brought(path)
             return handler(*args, **kwargs)
         except NeurovisionError as e:
-            raise gr.Error(str(e), title="Cannot do this", duration=20, print_exception=False) from None
+            raise gr.Error(str(e), title=CANNOT, duration=20, print_exception=False) from None
         except gr.Error:
             raise
         except Exception as e:  # noqa: BLE001 - a visitor must never see a traceback
