@@ -858,6 +858,7 @@ def test_accessible_by_axe(browsers: dict[str, Browser], url: str, scans: Scans)
     for name in ("Read", "Compare", "Batch", "Models", "Lab", "Enhance and clusters", "Generate"):
         visitor.tab(name)
         page.wait_for_timeout(500)
+        page.wait_for_function("!document.querySelector('.pending')")  # what is being drawn anew is dimmed
         found = Axe().run(page).response["violations"]
         serious = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
         assert serious == [], (name, serious)

@@ -138,7 +138,7 @@ def _promised(
     slices: tuple[SliceSummary, ...],
     study: Study,
 ) -> Verdict:
-    """The verdict with its slices' mean expected Dice, weighted by area, and the interval of its volume, of a picture's area."""
+    """The verdict with its slices' mean expected Dice, weighted by area, and the interval of its volume or area."""
     pairs = zip(slices, verdicts, strict=True)
     drawn = [(s.area_px, v.expected_dice) for s, v in pairs if v is not None and v.expected_dice is not None and s.area_px]
     if not drawn:
