@@ -285,7 +285,7 @@ def test_one_address_starves_no_other(tmp_path: Path):
 
         head = b"HTTP/1.1\r\nHost: localhost\r\n"
         # Places in the queue: the models never come, so that every action waits.
-        body = json.dumps({"data": [given(str(FOLDER / "glioma.png"))]}).encode()
+        body = json.dumps({"data": [[given(str(FOLDER / "glioma.png"))]]}).encode()
         call = [served.request("POST", "/gradio_api/call/predict", body, Content_Type="application/json") for _ in range(6)]
         assert [status for status, _, _ in call] == [200] * 3 + [429] * 3 and b"wait already" in call[-1][2]
         # Open pages.

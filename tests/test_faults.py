@@ -165,7 +165,7 @@ def test_predict_without_the_memory_for_one_scan_says_so_and_goes_on(
     assert ended.value.code == 1
     assert "glioma.png: it takes more memory than there is for it; send a smaller scan." in capsys.readouterr().err
     assert json.loads((tmp_path / "glioma.json").read_text())["status"] == "unread"
-    assert json.loads((tmp_path / "healthy.json").read_text())["status"] == "ok"
+    assert json.loads((tmp_path / "no-tumor.json").read_text())["status"] == "ok"
 
 
 # --- the cache of converted weights ----------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ from pathlib import Path
 from neurovision.training import fit
 from neurovision.training.recipes import Phase, Recipe
 fit.PHANTOMS = 8
-save = fit._save_weights
+save = fit.save_weights
 count = 0
 def killed(model, path):
     global count
@@ -255,7 +255,7 @@ def killed(model, path):
             print(hashlib.sha256(path.read_bytes()).hexdigest(), flush=True)
             os.kill(os.getpid(), 9)
     save(model, path)
-fit._save_weights = killed
+fit.save_weights = killed
 recipe = Recipe("unet", {{"width": 2}}, (Phase(32, 3),), batch=4, epoch_scans=8)
 fit.train(recipe, Path({data!r}), (1, 2), 3, Path({out!r}), verbose=0)
 """

@@ -55,7 +55,7 @@ def one_call(url: str) -> str:
     from gradio_client import Client, handle_file
 
     client = Client(url, verbose=False)
-    return str(client.predict(handle_file(str(FOLDER / "glioma.png")), api_name="/predict")[1])
+    return str(client.predict([handle_file(str(FOLDER / "glioma.png"))], api_name="/predict")[1])
 
 
 @pytest.mark.slow

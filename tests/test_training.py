@@ -597,6 +597,7 @@ class TestTraining:
 
 class TestOriginals:
     def test_reads_the_downloads(self, tmp_path):
+        from neurovision.training.identity import of_patient, shipped
         from neurovision.training.originals import prepare_originals
 
         source = tmp_path / "downloads"
@@ -626,7 +627,7 @@ class TestOriginals:
         assert [i.fold for i in figshare] == [1, 2, 3, 4, 5] and figshare[0].label == "pituitary"
         assert np.array_equal(figshare[0].truth(), truth > 1)
         lgg = [i for i in items if i.source == "lgg"]
-        assert {i.patient: i.fold for i in lgg} == {f"P{k}": k % 5 + 1 for k in range(6)}
+        assert {i.patient: i.fold for i in lgg} == {f"P{k}": shipped().assign(of_patient(f"P{k}")) for k in range(6)}
         assert [i.label for i in lgg][:2] == ["none", "glioma"]
         copies = [i.fold for i in items if i.source == "navoneel"]
         assert len(copies) == 2 and len(set(copies)) == 1  # the same picture twice stands in one fold
