@@ -855,8 +855,10 @@ def test_accessible_by_axe(browsers: dict[str, Browser], url: str, scans: Scans)
     visitor = Visitor(browsers["flat"], url)
     page = visitor.page
     visitor.open(scans.nifti)
+    drawn = {"Compare": "#masks img", "Lab": "#heat img", "Enhance and clusters": "#asymmetry img"}
     for name in ("Read", "Compare", "Batch", "Models", "Lab", "Enhance and clusters", "Generate"):
         visitor.tab(name)
+        page.locator(drawn.get(name, "#tabs")).first.wait_for()
         page.wait_for_timeout(500)
         page.wait_for_function("!document.querySelector('.pending')")  # what is being drawn anew is dimmed
         found = Axe().run(page).response["violations"]
