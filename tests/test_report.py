@@ -74,6 +74,7 @@ def test_rejected_and_negative_findings_have_a_report_too(tmp_path: Path) -> Non
 def test_pdf_of_a_volume_and_of_whom_it_shows(tmp_path: Path) -> None:
     from dicom_builder import head, oblique, stored, write_series
 
+    from neurovision.ensemble.results import Interval
     from neurovision.evaluation.held_out import HeldOut
     from neurovision.scan.read import read_files
 
@@ -84,6 +85,13 @@ def test_pdf_of_a_volume_and_of_whom_it_shows(tmp_path: Path) -> None:
     text = text_of(tmp_path / "v.pdf")[1]
     assert "Three planes" in text and "Slices 1 to 10" in text and "Volume (ml)" in text and "98 % of 966" in text
     assert "20240203" in text and "PID-4711" not in text and "Zyxwvut" not in text
+    assert volume.verdict is not None
+    said = replace(volume.verdict, interval=Interval(1.04, 2.5, "ml"), expected_dice=0.71)
+    differing = replace(volume, source=replace(volume.source, sequence="T1"), sequence="FLAIR", verdict=said)
+    write_pdf(differing, tmp_path / "s.pdf", measured=measured)
+    text = " ".join(text_of(tmp_path / "s.pdf")[1].split())
+    assert "T1 by the file, but the picture looks like FLAIR" in text and "between 1.0 and 2.5 ml" in text
+    assert "(Dice): 0.71" in text and "right in 94 % of held-out tumors" in text
     write_pdf(volume, tmp_path / "i.pdf", identity=True)
     assert "PID-4711" in text_of(tmp_path / "i.pdf")[1]
 
