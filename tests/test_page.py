@@ -544,7 +544,7 @@ def test_a_picture_is_read(visitor: Visitor, scans: Scans) -> None:
     assert page.get_by_role("button", name="Three planes").is_hidden()
     alternative = page.locator("#viewer canvas").get_attribute("aria-label") or ""
     assert "glioma.png" in alternative and "Tumor detected" in alternative and " px" in alternative
-    assert page.evaluate("nvViewer.drawer.library.opts.isOrientationTextVisible") is False  # a PNG knows no left and right
+    assert page.evaluate("nvViewer.drawer.niivue.opts.isOrientationTextVisible") is False  # a PNG knows no left and right
     assert page.locator(".nv-said").inner_text().startswith("Tumor detected, probability")
     with page.expect_download() as download:
         page.get_by_role("button", name="Findings (JSON)").click()
@@ -603,17 +603,17 @@ def test_a_volume_is_read_with_and_without_webgl(browsers: dict[str, Browser], u
 def test_planes_zoom_and_crosshair(visitor: Visitor, scans: Scans) -> None:
     page = visitor.page
     visitor.open(scans.nifti)
-    assert page.evaluate("nvViewer.drawer.library.opts.isOrientationTextVisible") is True
+    assert page.evaluate("nvViewer.drawer.niivue.opts.isOrientationTextVisible") is True
     canvas = page.locator("#viewer canvas")
     canvas.focus()
     for key, sort in (("3", 3), ("v", 4), ("1", 0)):
         page.keyboard.press(key)
-        assert page.evaluate("nvViewer.drawer.library.opts.sliceType") == sort
+        assert page.evaluate("nvViewer.drawer.niivue.opts.sliceType") == sort
     canvas.hover()
     page.keyboard.down("Control")
     page.mouse.wheel(0, -100)
     page.keyboard.up("Control")
-    assert page.evaluate("nvViewer.drawer.library.scene.pan2Dxyzmm[3]") > 1
+    assert page.evaluate("nvViewer.drawer.niivue.scene.pan2Dxyzmm[3]") > 1
     box = canvas.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.4)
@@ -622,7 +622,7 @@ def test_planes_zoom_and_crosshair(visitor: Visitor, scans: Scans) -> None:
     page.keyboard.press("?")
     assert page.locator(".nv-v-help").is_visible()
     page.get_by_role("button", name="Reset").click()
-    assert page.evaluate("nvViewer.drawer.library.scene.pan2Dxyzmm[3]") == 1
+    assert page.evaluate("nvViewer.drawer.niivue.scene.pan2Dxyzmm[3]") == 1
 
 
 @pytest.mark.browser

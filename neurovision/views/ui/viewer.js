@@ -40,7 +40,7 @@ const step = (n) => go([voxel[0], voxel[1], voxel[2] + n]);
 
 // --- NiiVue ----------------------------------------------------------------------------------------------------------
 async function niivueDrawer() {
-  const { Niivue, SLICE_TYPE, DRAG_MODE, SHOW_RENDER } = await import(page(props.library));
+  const { Niivue, SLICE_TYPE, DRAG_MODE, SHOW_RENDER } = await import(page(props.niivue));
   const nv = new Niivue({
     isRadiologicalConvention: true, crosshairWidth: 0.5, crosshairWidthUnit: 'mm', crosshairColor: [0.2, 0.76, 0.7, 0.8], crosshairGap: 8,
     dragAndDropEnabled: false, loadingText: '', backColor: [0.043, 0.059, 0.078, 1], fontColor: [0.8, 0.84, 0.88, 1], fontMinPx: 12, showAllOrientationMarkers: true,
@@ -116,7 +116,7 @@ async function niivueDrawer() {
       nv.updateGLVolume();
     },
     window: () => [nv.volumes[0].cal_min, nv.volumes[0].cal_max],
-    library: nv,
+    niivue: nv,
   };
   return self;
 }

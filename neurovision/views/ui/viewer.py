@@ -68,7 +68,7 @@ def component() -> gr.HTML:
     colors = [{"index": c.index, "title": c.title, "color": list(c.color or (128, 128, 128))} for c in TUMORS]
     return gr.HTML(
         value=EMPTY, html_template=_TEMPLATE.replace("@KEYS@", keys).replace("@LEGEND@", parts.legend()), css_template="",
-        js_on_load=Path(__file__).with_name("viewer.js").read_text(encoding="utf-8"), library=ROUTE, classes=colors,
+        js_on_load=Path(__file__).with_name("viewer.js").read_text(encoding="utf-8"), niivue=ROUTE, classes=colors,
         elem_id="viewer", apply_default_css=False,
     )  # fmt: skip
 
