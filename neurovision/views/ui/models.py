@@ -20,10 +20,10 @@ from neurovision.views.ui.room import Room, speaks
 LIMITS = (
     "Three tumor types only: glioma, meningioma, pituitary tumor. A metastasis, bleeding, abscess or stroke is forced"
     " into one of them or missed.",
-    "Trained on adult heads of few hospitals, mostly post-contrast T1 and FLAIR. Other sequences, field strengths,"
-    " scanners and children are unknown ground.",
+    "Trained on adult heads of few hospitals: mostly post-contrast T1 and FLAIR, T1 and T2 of few patients. Other"
+    " sequences, field strengths, scanners and children are unknown ground.",
     "Slices are read one by one; a network does not see the neighbors of a slice.",
-    "The weights' license follows from the training data: read it above before any use.",
+    "The weights' license follows from the training data: read it in the model card before any use.",
 )
 
 
