@@ -14,6 +14,7 @@ run a network.
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -187,7 +188,7 @@ class MemberFinding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(ABC):
     """What is said of one scan; see the module for the family.
 
     Attributes:
@@ -224,9 +225,9 @@ class Result:
         return self.verdict is not None and self.verdict.positive
 
     @property
+    @abstractmethod
     def shown(self) -> Findings | None:
         """The slice that pictures and reports draw; None only of a file that could not be read."""
-        raise NotImplementedError
 
     @property
     def tumors(self) -> tuple[Region, ...] | tuple[Lesion, ...]:
@@ -243,21 +244,21 @@ class Result:
         """Milliliters of each tumor type in the mask; None where the file gives no spacing, or for a single slice."""
         return {kind.key: None for kind in TUMORS}
 
+    @abstractmethod
     def mask_in(self, study: Study) -> np.ndarray:
         """The label map, uint8 ``(S, H, W)`` of class indices; slices that this says nothing of are 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def probability_in(self, study: Study) -> np.ndarray:
         """The vote's probability of any tumor in 255ths, uint8 ``(S, H, W)``; slices that this says nothing of are 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: everything but the maps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _measures(self) -> Row:
         """The columns of :meth:`row` that differ between a slice and a volume."""
-        raise NotImplementedError
 
     def row(self) -> Row:
         """The scan as one flat row of a table, numbers rounded; what is unknown is None. Keys are those of COLUMNS."""
