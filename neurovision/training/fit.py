@@ -242,7 +242,8 @@ def train(
     checks = checks[::4]
     previous: Path | None = None
     ends: list[Path] = []  # of phases that refit, or of those before
-    seen, seconds, known = 0, 0.0, True  # known: every phase says what it took
+    seen = 0
+    seconds: float | None = 0.0  # None where a phase does not say what it took
     for number, phase in enumerate(recipe.phases):
         finished = out / f"phase{number}.weights.h5"
         if phase.refit and not recipe.phases[number - 1].refit:
@@ -259,18 +260,25 @@ def train(
             epochs, took = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             save_weights(model, finished)
             write(out / f"phase{number}" / TOOK, json.dumps([epochs * len(batches) * batches.recipe.batch, took]))
-        if known := known and (out / f"phase{number}" / TOOK).is_file():
-            shown, took = json.loads((out / f"phase{number}" / TOOK).read_text())
-            seen, seconds = seen + int(shown), seconds + float(took)
+        shown, lasted = _took(out / f"phase{number}", recipe, phase)
+        seen, seconds = seen + shown, None if lasted is None or seconds is None else seconds + lasted
         previous = finished
         ends.append(finished)
     _hand_out(ends, recipe.average, final)
     plot_history(out)
     scans = len({(i.source, i.id) for i in (more if "refit_folds" in wanted else items)})
-    record(out, scans=scans, scans_seen=seen if known else None, **facts(seconds if known else None))
-    if known:
+    record(out, scans=scans, scans_seen=seen, **facts(seconds))
+    if seconds is not None:
         log.info("%s: %d scans shown in %.1f minutes of training.", recipe.name, seen, seconds / 60)
     return final
+
+
+def _took(folder: Path, recipe: Recipe, phase: Phase) -> tuple[int, float | None]:
+    """Scans shown in a phase, and seconds; a phase that an older version trained ran all its epochs and kept no seconds."""
+    if not (folder / TOOK).is_file():
+        return phase.epochs * recipe.epoch_scans, None
+    shown, took = json.loads((folder / TOOK).read_text())
+    return int(shown), float(took)
 
 
 def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
