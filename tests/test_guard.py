@@ -38,10 +38,10 @@ async def inner(scope: Any, receive: Any, send: Any) -> None:
 class Client:
     """Asks a guarded page, without a network."""
 
-    def __init__(self, folder: Path, **limits: Any) -> None:
+    def __init__(self, folder: Path, page: Any = inner, **limits: Any) -> None:
         self.seen: list[tuple[str, int, float]] = []
         self.guard = Guard(
-            inner, folder, Limits(**limits), lambda *told: self.seen.append(told), Names(), lambda cookies: "in" in cookies
+            page, folder, Limits(**limits), lambda *told: self.seen.append(told), Names(), lambda cookies: "in" in cookies
         )
 
     def ask(
@@ -134,6 +134,21 @@ def test_a_request_is_cut_at_its_size(tmp_path: Path):
     assert status == 413 and "may have 3 MB" in said["detail"]
     assert client.ask("POST", UPLOAD, b"x" * (2 << 20), parts=8)[2] == 2 << 20
     assert client.ask("POST", CALL, b"x" * (2 << 20), parts=8)[0] == 413
+
+
+def test_fastapi_passes_on_why_a_body_was_cut(tmp_path: Path):
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.post(CALL)
+    def call(body: dict[str, Any]) -> None:
+        """A route as Gradio has them: FastAPI reads its body."""
+
+    client = Client(tmp_path, app, call_bytes=1 << 20)
+    status, headers, said = client.ask("POST", CALL, b"x" * (2 << 20), parts=8, content_type="application/json")
+    assert status == 413 and "may have 1 MB" in said["detail"]
+    assert headers["connection"] == "close" and headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_disk_that_fills_up_ends_an_upload_that_told_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,6 +21,8 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
+from starlette.exceptions import HTTPException
+
 from neurovision.logs import event, request_id
 from neurovision.views.ui.entry import ELSEWHERE, OPEN, Names, is_foreign, route_of
 from neurovision.views.ui.rates import Rates, key_of
@@ -128,8 +130,20 @@ def login() -> Callable[[str, str], bool] | None:
     return check
 
 
-class _Cut(Exception):
-    """A request is given up while its body is read; the arguments are those of ``_say``."""
+class _Cut(HTTPException):
+    """A request is given up while its body is read.
+
+    FastAPI answers 400 for any other exception that reading a body raises.
+
+    Args:
+        status: Of the answer.
+        sentence: What is wrong, and what to do.
+        wait: Seconds after which to try again; 0 for none.
+    """
+
+    def __init__(self, status: int, sentence: str, wait: float = 0) -> None:
+        super().__init__(status, sentence, {k.decode(): v.decode() for k, v in _closing(status, wait)})
+        self.said = (status, sentence, wait)
 
 
 class _Body:
@@ -259,7 +273,7 @@ class Guard:
                 await _say(answer, *refused)
         except _Cut as e:
             if status == 0:
-                await _say(answer, *e.args)
+                await _say(answer, *e.said)
         finally:
             for kind in kinds:
                 self._open[kind, key] -= 1
@@ -360,11 +374,13 @@ def _words(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds >= 2 else "a moment"
 
 
+def _closing(status: int, wait: float) -> list[tuple[bytes, bytes]]:
+    """A refusal's headers: when to try again, and that the rest of a body is not waited for."""
+    headers = [(b"connection", b"close")] if status in (408, 413, 507) else []
+    return [*headers, (b"retry-after", str(int(wait) + 1).encode())] if wait else headers
+
+
 async def _say(send: Send, status: int, sentence: str, wait: float = 0) -> None:
-    headers = [(b"content-type", b"application/json")]
-    if status in (408, 413, 507):  # the rest of the body is not waited for
-        headers.append((b"connection", b"close"))
-    if wait:
-        headers.append((b"retry-after", str(int(wait) + 1).encode()))
+    headers = [(b"content-type", b"application/json"), *_closing(status, wait)]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps({"detail": sentence}).encode()})
