@@ -13,6 +13,7 @@ from neurovision import __version__
 from neurovision.commands import explore, measure, predict, serve, train, weights
 from neurovision.commands.batch import batch
 from neurovision.commands.diffuse import diffuse_app
+from neurovision.commands.explain import explain
 from neurovision.commands.pacs import pacs_app
 from neurovision.commands.sam import sam_app
 from neurovision.errors import NeurovisionError
@@ -38,7 +39,7 @@ LABORATORY: dict[str, Any] = {
     "train": train.train,
     "stack": train.stack,
     "evaluate": measure.evaluate,
-    "explain": measure.explain,
+    "explain": explain,
     "fit-classifier": train.fit_classifier,
     "search": train.search,
     "reproduce": measure.reproduce,

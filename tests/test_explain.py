@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from keras import layers
 from PIL import Image
+from standin import NAMES, standin
+from typer.testing import CliRunner
 
 from neurovision.aids import gradcam
+from neurovision.cli import app
 from neurovision.errors import ModelError
 from neurovision.evaluation import explain
 from neurovision.scan.phantom import phantom
@@ -150,3 +153,40 @@ def test_pointing_over_scans_with_masks(tmp_path: Path) -> None:
     assert score.share > 2 * score.chance
     with pytest.raises(ModelError, match="received none"):
         explain.measure_pointing(model, items[:1])
+
+
+def bright_segmenter(side: int) -> keras.Model:
+    """Calls tissue a glioma the more, the brighter it is."""
+    inputs = keras.Input((side, side, 1), name="canvas")
+    head = layers.Conv2D(5, 1, name="head_conv")
+    x = layers.Softmax(name="head_softmax")(head(layers.ReLU(threshold=1.2, name="maps_relu")(inputs)))
+    head.set_weights([np.array([[[[0.0, 0.0, 2.0, 0.0, 0.0]]]], np.float32), np.array([0, 1, 0, 0, 0], np.float32)])
+    return keras.Model(inputs, x, name="bright")
+
+
+def test_the_command_draws_heat_over_scans_and_names_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, truth = phantom("glioma", 4)
+    model = bright_segmenter(64)
+    values = gradcam.heat_over(model, study.gray(), study.pixel_spacing)
+    assert values.shape == truth.shape and values.max() <= 1
+    assert explain.pointing_hit(values, truth > 1) and values[truth > 1].mean() > 3 * values[truth == 1].mean()
+    monkeypatch.setattr("neurovision.ensemble.pipeline.Analyzer.load", lambda *a, **k: standin())
+    monkeypatch.setattr("neurovision.ensemble.engine.load_member", lambda entry, manifest: model)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.rint(study.gray() * 255).astype(np.uint8)).save(tmp_path / "in" / "a.png")
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "in" / "empty.png")
+    done = CliRunner().invoke(app, ["explain", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1 and "empty.png: " in done.stderr and "a.png: slice 1, glioma by unet: " in done.stdout
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"a.{name}.heat.png" for name in NAMES}
+    drawn = np.asarray(Image.open(tmp_path / "out" / "a.unet.heat.png")).astype(int)
+    color = np.ptp(drawn, axis=2)
+    inside = np.asarray(Image.fromarray(truth > 1).resize(color.shape[::-1])).astype(bool)
+    assert color[inside].mean() > 20 and color[inside].mean() > 3 * color[~inside].mean()
+
+
+@pytest.mark.parametrize("words", [["a.png"], ["--out", "x"]])
+def test_pictures_need_scans_and_a_folder(words: list[str]) -> None:
+    done = CliRunner().invoke(app, ["explain", *words])
+    assert done.exit_code == 2 and "--out" in done.output

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from neurovision.cli import app
 from neurovision.errors import DataError, ModelError
 from neurovision.evaluation import reproduce as module
 from neurovision.evaluation.reproduce import DOCUMENTS, SHOWN, binned_auc, pooled, read, render, reproduce, slice_scores
@@ -25,9 +27,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen phantoms in four folds, as figshare (with masks) and as navoneel (without)."""
+    """Sixteen phantoms in four folds, as figshare (with masks), navoneel (without) and a set of one's own (both)."""
     root = tmp_path_factory.mktemp("data")
-    for source in ("figshare", "navoneel"):
+    for source in ("figshare", "navoneel", "clinic"):
         for part in ("images", "masks"):
             (root / source / part).mkdir(parents=True)
         with (root / source / "index.csv").open("w", newline="") as file:
@@ -38,8 +40,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 study, truth = phantom(kind, k, 96)
                 Image.fromarray(np.rint(study.gray() * 255).astype(np.uint8)).save(root / source / "images" / f"{k}.png")
                 Image.fromarray(np.where(truth > 1, 255, 0).astype(np.uint8)).save(root / source / "masks" / f"{k}.png")
-                label = {"figshare": kind, "navoneel": "tumor" if kind == "glioma" else "none"}[source]
-                mask = f"masks/{k}.png" if source == "figshare" else ""
+                label = kind if source == "figshare" else "tumor" if kind == "glioma" else "none"
+                mask = f"masks/{k}.png" if source == "figshare" or (source == "clinic" and k >= 4) else ""
                 rows.writerow([k, f"images/{k}.png", label, 1 + k % 4, int(label != "none"), mask])
     return root
 
@@ -135,6 +137,29 @@ def test_claims_run_are_kept_and_rendered(prepared: Path, tmp_path: Path, monkey
     assert len(read(results)) == len(lines)
     with pytest.raises(DataError, match="run it first"):
         reproduce(["a-vote"], prepared, tmp_path / "other", results, page, splits=["slices"])
+
+
+@pytest.mark.slow
+def test_a_data_set_of_ones_own_takes_the_place_of_the_documents(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scans whose tumors nobody drew train and test a classifier only, and the documents' own results stay as they are."""
+    cnn = replace(claim("e-custom-cnn"), small=Budget(32, {"width": 2}, epochs=1, tuning=1))
+    unet = replace(claim("a-unet"), small=Budget(32, {"width": 2}, epochs=1))
+    vote = replace(claim("a-vote"), model="a-unet+a-unet", small=Budget(32), against=None)
+    monkeypatch.setattr("neurovision.training.claims.CLAIMS", (cnn, unet, vote))
+    monkeypatch.setattr(module, "CLAIMS", (cnn, unet, vote))
+    monkeypatch.chdir(tmp_path)
+    words = ["reproduce", "e-custom-cnn", "a-unet", "a-vote", "--data", str(prepared), "--split", "patients"]
+    done = CliRunner().invoke(app, [*words, "--source", "clinic"])
+    assert done.exit_code == 0, done.output
+    own = tmp_path / "runs" / "reproduce" / "clinic"
+    lines = read(own / "reproduction.jsonl")
+    assert [(r["name"], r["source"], r["n"]) for r in lines] == [
+        ("e-custom-cnn", "clinic", 4), ("a-unet", "clinic", 3), ("a-vote", "clinic", 3)
+    ]  # fmt: skip
+    assert lines[0]["pointing"]["scans"] == 1 and lines[1]["training"] == 6
+    assert "on the data set clinic" in (own / "reproduction.md").read_text() and not (tmp_path / "docs").exists()
 
 
 def test_the_page_is_what_its_results_say() -> None:

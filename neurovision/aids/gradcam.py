@@ -10,6 +10,7 @@ import numpy as np
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.errors import ModelError
+from neurovision.scan.prepare import head_mask, prepare, standardize
 
 Network = Any  # a functional keras.Model
 # Layers that only move or rescale what another layer found.
@@ -91,6 +92,36 @@ def gradcam(model: Network, canvas: np.ndarray, class_index: int, layer: str | N
     heat = np.maximum(seen["maps"].numpy().astype(np.float32)[0] @ weights, 0)
     large = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
     return (large / max(float(large.max()), 1e-12)).astype(np.float32)
+
+
+def heat_over(
+    model: Network,
+    picture: np.ndarray,
+    spacing: tuple[float, float] | None = None,
+    class_index: int | None = None,
+    layer: str | None = None,
+) -> np.ndarray:
+    """:func:`gradcam` over a slice in its own pixels, 0 outside the head.
+
+    Args:
+        model: As for :func:`gradcam`.
+        picture: float32 ``(H, W)`` in [0, 1].
+        spacing: Millimeters between ``(rows, columns)``, or None for square pixels.
+        class_index: Whose heat; by default :func:`likeliest`.
+        layer: As for :func:`gradcam`.
+
+    Returns:
+        float32 ``(H, W)`` in [0, 1].
+
+    Raises:
+        ModelError: As :func:`gradcam`.
+    """
+    canvas = prepare(picture, int(model.input_shape[1]), spacing)
+    pixels = standardize(canvas.pixels)
+    grid = gradcam(model, pixels, likeliest(model, pixels) if class_index is None else class_index, layer)
+    values: np.ndarray = np.clip(canvas.restore(grid), 0, 1).astype(np.float32)
+    head = head_mask(picture, spacing)
+    return values if head is None else np.where(head, values, np.float32(0))
 
 
 def _score(scores: Any, output: Any, class_index: int) -> Any:

@@ -1,4 +1,4 @@
-"""``neurovision evaluate``, ``explain``, ``reproduce`` and ``bench``: every number that the documents print."""
+"""``neurovision evaluate``, ``reproduce`` and ``bench``: every number that the documents print."""
 
 from __future__ import annotations
 
@@ -79,56 +79,26 @@ def place_of(out: Path | None, trial: bool) -> Path:
     return chosen
 
 
-def explain(
-    data: Data = None,
-    fold: TestFold = 4,
-    limit: Annotated[int, typer.Option(help="Scans with a tumor of each data set.")] = 20,
-    weights: Weights = None,
-    source: Source = None,
-    classifier: Annotated[
-        list[Path] | None, typer.Option(help="Folder of 'neurovision fit-classifier', instead of the members; repeatable.")
-    ] = None,
-) -> None:
-    """Measure whether the heat of Grad-CAM falls in the tumor: of each member, or of trained classifiers."""
-    from neurovision.ensemble.classify import TrainedClassifier
-    from neurovision.ensemble.engine import load_member
-    from neurovision.ensemble.weights import load_manifest
-    from neurovision.evaluation.explain import measure_pointing
-    from neurovision.training.dataset import data_root, load_index, sources_in
-
-    if classifier:
-        networks = ((folder.name, TrainedClassifier.load(folder).model) for folder in classifier)
-    else:
-        manifest = load_manifest(weights)
-        networks = ((entry.name, load_member(entry, manifest)) for entry in manifest.members)
-    print("network            data       scans   hits  share  chance")
-    root = data_root(data)
-    tumors_of = {
-        s: [i for i in load_index(root, [s]) if i.fold == fold and i.tumor and i.mask is not None]
-        for s in source or sources_in(root)
-    }
-    for name, model in networks:
-        for source_, tumors in tumors_of.items():
-            if not tumors:
-                continue
-            p = measure_pointing(model, tumors[:: max(1, len(tumors) // limit)][:limit])
-            print(f"{name:18} {source_:9} {p.scans:6} {p.hits:6.2f} {p.share:6.2f} {p.chance:7.2f}")
-
-
 def reproduce(
     recipe: Names = None,
     every: Annotated[bool, typer.Option("--all", help="Run every claim that has no result yet.")] = False,
     data: Data = None,
+    source: Annotated[str | None, typer.Option(help="A data set of yours, in the place of the documents'.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder for canvases and probabilities.")] = Path("runs/reproduce"),
     budget: Annotated[str, typer.Option(help="small, or full: what the document lists.")] = "small",
     split: Splits = None,
     again: Annotated[bool, typer.Option(help="Run what has a result already.")] = False,
-    results: Annotated[Path, typer.Option(help="JSON lines that results are added to.")] = Path("docs/reproduction.jsonl"),
-    page: Annotated[Path, typer.Option(help="Markdown that the results are rendered into.")] = Path("docs/reproduction.md"),
+    results: Annotated[
+        Path | None, typer.Option(help="JSON lines that results are added to; docs/reproduction.jsonl.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown that the results are rendered into; docs/reproduction.md.")
+    ] = None,
 ) -> None:
     """Run the documents' claims again: claimed and measured side by side, under their own split and by patient.
 
-    Without a claim the page is rendered from the results that are there.
+    Without a claim the page is rendered from the results that are there. With --source everything goes to the folder of
+    that name in --runs: reproduction.jsonl and reproduction.md too.
     """
     import logging
 
@@ -144,10 +114,15 @@ def reproduce(
         raise ModelError(f"A budget is 'small' or 'full'; received {budget!r}.")
     if split and (unknown := [s for s in split if s not in WORDS]):
         raise ModelError(f"A split is one of {', '.join(WORDS)}; received {unknown[0]!r}.")
+    if source is not None:
+        runs = runs / source
+    home = Path("docs") if source is None else runs
+    results, page = results or home / "reproduction.jsonl", page or home / "reproduction.md"
     names = [c.name for c in CLAIMS] if every else [claim(name).name for name in recipe or []]
     if names:
         chosen = None if split is None else [how for how in WORDS if how in split]
-        run(names, data_root(data), runs, results, page, budget, chosen, again)
+        run(names, data_root(data), runs, results, page, budget, chosen, again, source)
+    page.parent.mkdir(parents=True, exist_ok=True)
     write(page, render(read(results)))
     print(page)
 

@@ -75,7 +75,7 @@ Engine = Annotated[EngineChoice, typer.Option(help="How the networks are run.")]
 FIRST_TWO, FIRST_THREE = FoldList((1, 2)), FoldList((1, 2, 3))
 Folds = Annotated[FoldList, typer.Option(help="Folds to train on.", parser=parse_folds, metavar="N,N,...")]
 ValidationFold = Annotated[int, typer.Option(help="Fold that is not trained on, and that choices are made by.", min=1)]
-TestFold = Annotated[int, typer.Option(help="Fold that took no part in fitting.", min=1)]
+TestFold = Annotated[int, typer.Option(help="Fold to measure on; nothing may be fitted on it.", min=1)]
 Source = Annotated[list[str] | None, typer.Option(help="Data set; may be given more than once.")]
 WithoutLgg = Annotated[bool, typer.Option(help="Leave LGG out, and its non-commercial terms with it.")]
 Epochs = Annotated[int | None, typer.Option(help="At most so many epochs a phase: a trial.", min=1)]

@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ def reproduce(
     budget: str = "small",
     splits: Iterable[Split] | None = None,
     again: bool = False,
+    source: str | None = None,
 ) -> None:
     """Run claims, append their results, and render the page after each.
 
@@ -126,11 +127,15 @@ def reproduce(
         budget: ``"small"`` or ``"full"``.
         splits: Only these; each claim's own by default.
         again: Run what has a result already.
+        source: A data set of one's own in the place of the claims'. It needs folders and files of its own: runs and
+            results are kept by claim, split and budget.
     """
     from neurovision.training.trial import run_claim
 
     runs.mkdir(parents=True, exist_ok=True)
     chosen = [claim(name) for name in names]
+    if source is not None:
+        chosen = [replace(c, source=source, unseen=None) for c in chosen]
     for found in chosen:
         for how in found.splits if splits is None else tuple(splits):
             done = {(r["name"], r["split"], r["budget"]) for r in read(results)}
@@ -141,6 +146,7 @@ def reproduce(
             trial = run_claim(found, how, cost, data, runs)
             line = {
                 "name": found.name,
+                **({} if source is None else {"source": source}),
                 "split": how,
                 "budget": budget,
                 "date": datetime.date.today().isoformat(),
@@ -159,7 +165,7 @@ def reproduce(
             if trial.unseen is not None:
                 line["unseen"] = {"n": len(trial.unseen.counts), "scores": summarize(trial.unseen, found.kind)}
             if found.kind == "classifier" and how == "patients":
-                line["pointing"] = _pointing(trial.model, data)
+                line["pointing"] = _pointing(trial.model, data, source or "figshare")
             _keep_cases(_cases_file(found.name, how, budget, runs), trial, found.kind)
             line["against"] = _against(found, how, budget, runs)
             with results.open("a") as file:
@@ -190,19 +196,25 @@ def _against(found: Claim, how: str, budget: str, runs: Path) -> dict[str, Any] 
     return {"name": found.against, **paired(mine["scores"], other["scores"], mine["clusters"]).to_json()}
 
 
-def _pointing(model: Any, data: Path) -> dict[str, Any]:
-    """Does a classifier's heat fall in the tumor? On figshare's masks, which it never saw."""
+def _pointing(model: Any, data: Path, source: str) -> dict[str, Any] | None:
+    """Does a classifier's heat fall in the tumor? On masks of the test fold, where there are any."""
     from neurovision.evaluation.explain import measure_pointing
     from neurovision.training.dataset import load_index
 
-    tumors = [i for i in load_index(data, ["figshare"], [4]) if i.tumor]
-    return asdict(measure_pointing(model, tumors[:: max(1, len(tumors) // POINTED)][:POINTED]))
+    tumors = [i for i in load_index(data, [source], [4]) if i.tumor and i.mask is not None]
+    chosen = tumors[:: max(1, len(tumors) // POINTED)][:POINTED]
+    return asdict(measure_pointing(model, chosen)) if chosen else None
 
 
 def render(lines: Sequence[dict[str, Any]]) -> str:
     """The page: a table a document, the newest result of each claim, split and budget."""
     latest = {(r["name"], r["split"], r["budget"]): r for r in lines}
     parts = [_OPENING]
+    if own := {r["source"] for r in lines if "source" in r}:
+        parts.append(
+            f"**Measured on the data set {', '.join(sorted(own))}**, which is not the documents': what they claim is of "
+            "other scans. Heat is looked at on its own masks.\n"
+        )
     for document, title in DOCUMENTS.items():
         claims = [c for c in CLAIMS if c.document == document]
         results = [(c, latest[key]) for c in claims for key in _keys(c) if key in latest]

@@ -22,7 +22,7 @@ from neurovision.scan.enhance import musica
 from neurovision.scan.prepare import standardize
 from neurovision.segmenters import build as build_segmenter
 from neurovision.training.claims import Budget, Claim, Schedule, Split, claim
-from neurovision.training.dataset import Item, load_index, pack
+from neurovision.training.dataset import UNTYPED, Item, load_index, pack
 from neurovision.training.fit import Batches
 from neurovision.training.fit_classifier import (
     RECIPES,
@@ -132,6 +132,11 @@ def probabilities_file(name: str, how: Split, budget: Budget, out: Path) -> Path
     return out / f"{name}-{how}-{budget.size}.npz"
 
 
+def _marked(found: Claim, data: Path) -> list[Item]:
+    """The scans of a claim's data set whose tumors, if any, are drawn: a set of one's own may have others too."""
+    return [i for i in load_index(data, [found.source], FOLDS) if i.mask is not None or not i.tumor]
+
+
 def _canvases(items: Sequence[Item], found: Claim, budget: Budget, out: Path) -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = pack(items, budget.size, out / "cache")
     if found.musica:
@@ -204,7 +209,7 @@ def _tally(truth: np.ndarray, probability: np.ndarray, threshold: float) -> tupl
 def _segmenter(found: Claim, how: Split, budget: Budget, data: Path, out: Path) -> Trial:
     schedule = found.schedule
     assert schedule is not None
-    parts = split_items(load_index(data, [found.source], FOLDS), how, budget)
+    parts = split_items(_marked(found, data), how, budget)
     (pixels, labels), (checks, check_labels), (tests, test_labels) = (_canvases(p, found, budget, out) for p in parts)
     model = build_segmenter(found.model, (budget.size, budget.size, 1), **budget.config)
     weights = found.class_weights
@@ -289,12 +294,12 @@ def _vote(found: Claim, how: Split, budget: Budget, data: Path, out: Path) -> Tr
         with np.load(file, allow_pickle=False) as arrays:
             validation.append(_on_grid(arrays["validation"], budget.size))
             test.append(_on_grid(arrays["test"], budget.size))
-    _, checked, tested = split_items(load_index(data, [found.source], FOLDS), how, budget)
+    _, checked, tested = split_items(_marked(found, data), how, budget)
     labels, test_labels = (np.asarray(pack(part, budget.size, out / "cache")[1]) for part in (checked, tested))
     rng = np.random.default_rng(42)
     rows, targets = [], []
     for k, truth in enumerate(labels):
-        flat = truth.reshape(-1)
+        flat = np.where(truth == UNTYPED, FIRST_TUMOR, truth).reshape(-1)  # only tumor or none is measured
         tumor, rest = np.flatnonzero(flat >= FIRST_TUMOR), np.flatnonzero(flat < FIRST_TUMOR)
         chosen = np.concatenate([tumor[:: max(1, len(tumor) // 100)], rng.choice(rest, 300, replace=False)])
         rows.append(pixel_features(np.stack([v[k] for v in validation]))[chosen])

@@ -7,11 +7,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from neurovision.aids.gradcam import gradcam, gradcam_layers
+from neurovision.aids.gradcam import gradcam_layers, heat_over
 from neurovision.classes import BY_KEY, TUMORS
 from neurovision.ensemble.manifest import Manifest
 from neurovision.errors import NeurovisionError
-from neurovision.scan.prepare import head_mask, prepare, standardize
 from neurovision.views.overlay import INFERNO, heat, to_screen
 from neurovision.views.ui import parts
 from neurovision.views.ui.case import Case, require
@@ -41,13 +40,8 @@ def heat_of(room: Room, case: Case, network: str, layer: str, kind: str) -> np.n
     Raises:
         NeurovisionError: The network's weights, the layer or the class are not there.
     """
-    picture = case.findings.picture
-    canvas = prepare(picture, room.analyzer().manifest.size, case.findings.spacing)
     chosen = None if layer == COARSEST else layer
-    grid = gradcam(room.member(network), standardize(canvas.pixels), BY_KEY[kind].index, chosen)
-    head = head_mask(picture, case.findings.spacing)
-    values = np.clip(canvas.restore(grid), 0, 1)
-    return values if head is None else np.where(head, values, 0).astype(np.float32)
+    return heat_over(room.member(network), case.findings.picture, case.findings.spacing, BY_KEY[kind].index, chosen)
 
 
 def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
