@@ -50,6 +50,7 @@ COPY neurovision neurovision
 COPY weights weights
 COPY examples examples
 COPY docs/evaluation docs/evaluation
+COPY docs/diffusion.json docs/
 # The converted graph serves every processor; one with bfloat16 measures at its first start whether it may be used.
 RUN python -m compileall -q neurovision \
     && python -m neurovision convert

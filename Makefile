@@ -1,11 +1,13 @@
 # make run: everything installed, the page started. make test: the tests' packages too, and the quick tests run;
 # make test-all: every test, those that take long too. Both run two files of tests at a time.
+# make figures: after new weights and their evaluation. make measure: before a release, on a machine that does nothing else.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all sam lint docs screenshots gpu space-check container-check lock audit sbom fuzz load clean
+.PHONY: run test test-all sam lint docs figures measure screenshots links gpu space-check container-check lock audit sbom \
+	fuzz load clean
 
 run: $(VENV)/.product
 	$(BIN)/python app.py
@@ -38,9 +40,28 @@ $(VENV)/.dev: $(VENV)/.product
 screenshots: $(VENV)/.dev
 	$(BIN)/python -m docs.screenshots
 
+# What is generated in README.md and docs/, of the shipped weights' manifest and docs/evaluation/evaluation.json.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/readme.py
 	$(BIN)/python docs/cli.py
+	$(BIN)/python -m neurovision reproduce
+
+# The same, and what the tests hold the new weights to. NEUROVISION_DATA names the prepared scans, for the counts that
+# monitoring compares with.
+figures: docs
+	$(BIN)/python -m tests.stored_output
+	$(BIN)/python -m neurovision.evaluation.drift "$${NEUROVISION_DATA:?name the prepared scans}"
+
+# Every speed, size and rate in docs/, measured anew: hours, on a machine that does nothing else, with a chromium.
+measure: $(VENV)/.dev fuzz load screenshots space-check container-check
+	rm -rf build/batch && mkdir -p build
+	$(BIN)/python -m neurovision bench --out build/bench.json --write docs/performance.md
+	$(BIN)/python -m neurovision batch "$${NEUROVISION_DATA:?name the prepared scans}/figshare/images" --out build/batch --workers 1
+	$(BIN)/python docs/scale.py build/batch
+
+# Links to other sites, asked one by one; those within the documents are followed by tests/test_docs.py.
+links: $(VENV)/.dev
+	$(BIN)/python -m docs.links
 
 # The packages with CUDA bear other names than those that they replace, and write the same files.
 gpu: $(VENV)/.product

@@ -25,7 +25,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FILES = ("README.md", "LICENSE", "app.py", "requirements.txt", "neurovision", "weights", "examples", "docs/evaluation")
+FILES = (
+    "README.md", "LICENSE", "app.py", "requirements.txt", "neurovision", "weights", "examples", "docs/evaluation",
+    "docs/diffusion.json",
+)  # fmt: skip
 LARGEST = 10_000_000  # bytes that the Hub takes in a plain git file
 WHOLE = 1_000_000_000  # bytes of a free repository that loads quickly
 FIRST_PAGE = 60.0  # seconds

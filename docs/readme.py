@@ -1,4 +1,4 @@
-"""Write the documents' generated blocks from their one truth: ``python docs/readme.py``.
+"""Write the documents' generated blocks and the model card from their one truth: ``python docs/readme.py``.
 
 The scores come from ``docs/evaluation/evaluation.json``, the networks from the registry and the weights' manifest, the hours
 of training from the manifest. A test fails where a document has fallen behind.
@@ -14,6 +14,7 @@ from typing import Any
 
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.weights import load_manifest
+from neurovision.evaluation.card import write_card
 from neurovision.evaluation.report import figure, percent, table
 from neurovision.evaluation.scores import FOUND
 from neurovision.evaluation.summary import POOLED, TITLES
@@ -65,8 +66,9 @@ def scores(result: dict[str, Any] | None = None) -> str:
         rows.append((TITLES[source], str(scans["with_tumor"]), *cells))
     about = result["about"]
     opening = (
-        f"Fold {about['fold']}: patients that no network, vote or verdict was fitted on; masks compared in each file's own "
-        "pixels. Parentheses hold 95 % intervals, p is Wilcoxon's. The best member is picked on these very scans."
+        f"Fold {about['fold']}: no network, tree or threshold was fitted on its patients; other versions of the weights "
+        "were evaluated on it before. Masks are compared in each file's own pixels. Parentheses hold 95 % intervals, p is "
+        "Wilcoxon's. The best member is picked on these very scans."
     )
     head = (
         "data set", "tumor slices", "best member, Dice", "vote, Dice", "difference", "p", f"missed (Dice < {FOUND})",
@@ -92,16 +94,22 @@ def _and(names: list[str]) -> str:
 def hours(manifest: Manifest | None = None) -> str:
     """What the shipped weights' training took, as far as the manifest has it."""
     manifest = load_manifest() if manifest is None else manifest
-    networks = [*manifest.members, *([manifest.classifier] if manifest.classifier else [])]
-    rows = []
-    for network in networks:
-        p = network.provenance
-        if p is not None and p.seconds is not None:
-            seen = "-" if p.scans_seen is None else f"{p.scans_seen:,}"
-            rows.append((network.name, f"{p.seconds / 3600:.1f}", seen, p.hardware or "-"))
+    parts = [(network.name, network.provenance) for network in manifest.networks]
+    parts.append(("vote and verdict", manifest.vote.provenance))
+    if manifest.generator is not None:
+        parts.append(("generator of pictures", manifest.generator.provenance))
+    rows, known = [], [p.seconds for _, p in parts if p is not None and p.seconds is not None]
+    for name, p in parts:
+        if p is not None:
+            took = "-" if p.seconds is None else f"{p.seconds / 3600:.1f}"
+            counts = ["-" if n is None else f"{n:,}" for n in (p.scans, p.scans_seen)]
+            rows.append((name, *counts, took, p.hardware or "-", p.date or "-"))
     if not rows:
-        return "The manifest of the present weights does not record hours and hardware.\n"
-    return table(("network", "hours", "pictures shown to it", "hardware"), rows)
+        return "The manifest of the present weights does not record what their training took.\n"
+    head = ("fitted", "scans", "scans shown, every epoch counted", "hours", "processor", "date")
+    missing = len(rows) - len(known)
+    left_out = f", without the {missing} part{'s' * (missing > 1)} whose time was not recorded" if missing else ""
+    return table(head, rows) + (f"\n{sum(known) / 3600:.1f} hours in all{left_out}.\n" if known else "")
 
 
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
@@ -133,3 +141,4 @@ if __name__ == "__main__":
     for name in BLOCKS:
         path = ROOT / name
         path.write_text(render(name, path.read_text()))
+    write_card(None, EVALUATION, ROOT / "docs" / "MODEL_CARD.md")

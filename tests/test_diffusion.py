@@ -266,8 +266,8 @@ def test_the_page_draws_heads_and_says_what_is_missing(
     from neurovision.views.ui import generate
 
     gr = generate.gr
-    with gr.Blocks() as page:
-        generate.build(SimpleNamespace())  # type: ignore[arg-type]
+    with gr.Blocks() as page, gr.Tab("Generate") as tab:
+        generate.build(SimpleNamespace(), tab)  # type: ignore[arg-type]
     (ask,) = [f.fn for f in page.fns.values() if f.api_name == "generate"]
     monkeypatch.setenv("NEUROVISION_WEIGHTS", str(tmp_path))
     with pytest.raises(gr.Error, match=r"no diffusion\.json"):
@@ -278,6 +278,23 @@ def test_the_page_draws_heads_and_says_what_is_missing(
     for wrong in (("Neither", 2, 1), ("Both", 13, 1), ("Both", 2, -1), ("Both", 2, None)):
         with pytest.raises(gr.Error, match="Choose which heads"):
             ask(*wrong)
+
+
+def test_the_page_says_how_far_generated_pictures_are_from_real_scans(tmp_path: Path) -> None:
+    from neurovision.ensemble.weights import load_manifest
+    from neurovision.evaluation.held_out import generator_words
+    from neurovision.views.ui import generate
+
+    assert generator_words("ab" * 32, tmp_path / "absent.json") == ""
+    for drawn, nearer in ((9.0, "nearer to noise than to real scans"), (2.0, "nearer to real scans than to noise")):
+        kid = {"generated": drawn, "training": 0.5, "noise": 10.0}
+        path = tmp_path / f"{drawn}.json"
+        path.write_text(json.dumps({"check": {"weights": "ab" * 6, "kid": kid}}))
+        said = generator_words("ab" * 32, path)
+        assert f"is {drawn:.1f}; that of noise is 10.0, that of other real scans 0.5" in said and nearer in said
+        assert generator_words("cd" * 32, path) == ""  # of other weights
+    room = SimpleNamespace(analyzer=lambda: SimpleNamespace(manifest=load_manifest(DEFAULT)))
+    assert "kernel distance (KID)" in generate.about(room)  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not (DEFAULT / diffusion.FILE).is_file(), reason="no trained generator here")

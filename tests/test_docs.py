@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import urllib.error
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -31,7 +34,8 @@ def load(path):
 
 
 README = (ROOT / "README.md").read_text()
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
+checker = load(ROOT / "docs" / "links.py")
+PAGES = checker.pages()
 generated = load(ROOT / "docs" / "readme.py")
 SNIPPETS = re.findall(r"^```(?:python|sh)\n(.*?)^```$", README, re.M | re.S)  # Python, command line, HTTP
 
@@ -47,6 +51,14 @@ def anchors(page: Path) -> set[str]:
 def test_generated_blocks_are_current(name):
     text = (ROOT / name).read_text()
     assert generated.render(name, text) == text, "run: python docs/readme.py"
+
+
+def test_the_model_card_is_current():
+    from neurovision.ensemble.weights import load_manifest
+    from neurovision.evaluation.card import card
+
+    made = card(load_manifest(ROOT / "weights"), json.loads(generated.EVALUATION.read_text()))
+    assert (ROOT / "docs" / "MODEL_CARD.md").read_text() == made, "run: python docs/readme.py"
 
 
 def test_the_readme_is_short_and_types_no_figure_by_hand():
@@ -86,19 +98,72 @@ def test_the_table_takes_evaluations_with_and_without_sequences():
 def test_hours_are_told_where_the_manifest_has_them():
     manifest = standin().manifest
     assert "does not record" in generated.hours(manifest)
-    first = replace(manifest.members[0], provenance=Provenance(seconds=5400.0, scans_seen=12345, hardware="two cores"))
-    assert f"| {first.name} | 1.5 | 12,345 | two cores |" in generated.hours(replace(manifest, members=(first,)))
+    took = Provenance(seconds=5400.0, scans=678, scans_seen=12345, hardware="two cores", date="2026-01-02")
+    timed, other = (replace(m, provenance=took) for m in manifest.members[:2])
+    manifest = replace(manifest, members=(timed, other))
+    said = generated.hours(manifest)
+    assert f"| {timed.name} | 678 | 12,345 | 1.5 | two cores | 2026-01-02 |" in said and said.endswith("3.0 hours in all.\n")
+    untimed = replace(other, provenance=replace(took, seconds=None))
+    said = generated.hours(replace(manifest, members=(timed, untimed)))
+    assert f"| {other.name} | 678 | 12,345 | - | two cores |" in said
+    assert "1.5 hours in all, without the 1 part whose time was not recorded" in said
+
+
+def test_rates_of_a_batch_by_hand():
+    scale = load(ROOT / "docs" / "scale.py")
+    row = {"status": "ok", "slices": 2, "weights": "ab" * 6, "bytes": 2_000_000, "cpu_ms": 400.0}
+    row |= {f"{stage}_ms": 20.0 for stage in scale.STAGES} | {"networks_ms": 220.0}
+    run = {"finished": "2026-01-02T03:04:05", "machine": "two cores", "workers": 1, "peak_mb": 500.4, "started": 9.6}
+    said = scale.rates([row, {"status": "unread", "slices": None}], run, 4000)
+    assert "on 2026-01-02 by 1 local worker over 2 slices, on two cores" in said and "200 core-ms a slice, 500 MB" in said
+    assert "| CPU only | 56 | 0 | 2.22 | 3.5 | 0.9 |" in said  # 200 ms x 1e6 / 3.6e6 = 55.6 hours, at 0.04
+    assert "| one GPU fed by 30 cores | 25 | 0.8 | 3.08 | 1.6 | 0.8 |" in said  # 90 ms beside 3 ms; 25 h and 0.83 h
+    assert "2.0 GB a million slices" in said and "| disk of 500 MB/s, the same slices | 962 | 192 |" in said
+    assert "| one core's reading and decoding | 100 | 20 |" in said and "| 110.0 (69%) |" in said
+    page = (ROOT / "docs" / "scale.md").read_text()
+    assert said in scale.render(page, said)
+    with pytest.raises(scale.DataError, match="no analyzed scan"):
+        scale.rates([], run, 0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page):
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+    for link in checker.links(page):
         if re.match(r"\w+:", link):
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_links_to_other_sites_are_whole_addresses():
+    """Whether they answer is asked by ``make links``, with a network."""
+    found = checker.outside()
+    assert len(found) > 10
+    for address in found:
+        assert re.fullmatch(r"https://([a-z0-9-]+\.)+[a-z]{2,}(/[\w./~%#?&=+:,-]*)?", address), address
+
+
+def test_a_link_that_leads_nowhere_is_named(monkeypatch, capsys):
+    def answer(asked, timeout):
+        if "gone" in asked.full_url:
+            raise urllib.error.HTTPError(asked.full_url, 404, "", Message(), None)
+        if "closed" in asked.full_url:
+            raise urllib.error.HTTPError(asked.full_url, 403, "", Message(), None)
+        if "silent" in asked.full_url:
+            raise TimeoutError
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(checker.urllib.request, "urlopen", answer)
+    names = ("there", "gone", "closed", "silent")
+    monkeypatch.setattr(checker, "outside", lambda: {f"https://{name}.example": ["README.md"] for name in names})
+    with pytest.raises(SystemExit) as ended:
+        checker.main()
+    said = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 1 and len(said) == 2
+    assert said == ["https://gone.example: status 404; in README.md",
+                    "https://silent.example: no answer (TimeoutError); in README.md"]  # fmt: skip
 
 
 def test_the_index_has_every_page():

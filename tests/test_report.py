@@ -7,7 +7,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from standin import standin
 
 from neurovision.ensemble.results import Findings
@@ -94,6 +96,26 @@ def test_pdf_of_a_volume_and_of_whom_it_shows(tmp_path: Path) -> None:
     assert "(Dice): 0.71" in text and "right in 94 % of held-out tumors" in text
     write_pdf(volume, tmp_path / "i.pdf", identity=True)
     assert "PID-4711" in text_of(tmp_path / "i.pdf")[1]
+
+
+def test_the_command_lines_pdf_has_the_held_out_rates_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from neurovision.cli import app
+    from neurovision.evaluation import held_out
+
+    analyzer, study = standin(), phantom("glioma", 4)[0]
+    counted = {"value": 0.97, "n": 40}
+    rates = {"all": {"sensitivity": counted, "specificity": counted}}
+    measured = {"about": {"weights": analyzer.manifest.digest}, "verdict": rates}
+    (tmp_path / "evaluation.json").write_text(json.dumps(measured))
+    monkeypatch.setattr(held_out, "EVALUATION", tmp_path)
+    monkeypatch.setattr("neurovision.ensemble.pipeline.Analyzer.load", lambda *a, **k: analyzer)
+    Image.fromarray(np.rint(study.gray() * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--report", "pdf"])
+    assert done.exit_code == 0, done.output
+    text = " ".join(text_of(tmp_path / "out" / "a.pdf")[1].split())
+    assert "On held-out slices of all kinds the verdict found 97 % of 40 slices with a tumor" in text
 
 
 def test_too_long_notes_are_refused(found: Findings, tmp_path: Path) -> None:

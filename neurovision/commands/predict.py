@@ -14,6 +14,7 @@ import typer
 from neurovision.commands.options import Anonymize, AsJson, Engine, EngineChoice, Out, Scans, Weights, tell_progress
 
 if TYPE_CHECKING:
+    from neurovision.ensemble.manifest import Manifest
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.ensemble.results import Result
     from neurovision.scan.study import Study
@@ -86,7 +87,7 @@ def predict(
                     from neurovision.views.dicom_out import try_dicom
 
                     objects = try_dicom(result, study, out, stem, fractional)
-                _write_result(result, study, objects, out, stem, report)
+                _write_result(result, study, objects, out, stem, report, analyzer.manifest)
         except ScanError as e:
             result, reason = None, str(e).removeprefix(f"{scan.name}: ").removeprefix(f"{Path(scan.name).name}: ")
         except NeurovisionError:
@@ -152,7 +153,7 @@ def _analyze(analyzer: Analyzer, study: Study) -> Result:
 
 
 def _write_result(
-    result: Result, study: Study, objects: Objects | None, out: Path, stem: str, report: Report | None
+    result: Result, study: Study, objects: Objects | None, out: Path, stem: str, report: Report | None, manifest: Manifest
 ) -> None:
     """Write the files that every scan gets; of a volume, the overlay shows one slice."""
     import cv2
@@ -164,8 +165,9 @@ def _write_result(
     if result.shown is not None:
         write(out / f"{stem}.overlay.png", cv2.imencode(".png", result.shown.overlay()[..., ::-1])[1].tobytes())
     if report is Report.pdf:
+        from neurovision.evaluation.held_out import measured_for
         from neurovision.views.pdf import write_pdf
 
-        write_pdf(result, out / f"{stem}.pdf")
+        write_pdf(result, out / f"{stem}.pdf", measured=measured_for(manifest, result))
     plain = result.to_json() | ({} if objects is None else {"dicom": objects.to_json()})
     write(out / f"{stem}.json", json.dumps(plain, indent=1).encode())

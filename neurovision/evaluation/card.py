@@ -96,8 +96,8 @@ under CC BY-NC-SA 4.0**: name the sources, use them for no commercial purpose, p
 same terms. The code stays MIT. `neurovision train NAME --without-lgg` for every member and `neurovision stack` make a set of
 weights that LGG never touched."""
 
-COMMERCIAL = """LGG took no part in these weights, so its non-commercial terms do not reach them; figshare's CC BY 4.0 asks
-to name the source."""
+COMMERCIAL = """These weights were not trained on LGG, so its non-commercial terms do not reach them; figshare's CC BY 4.0
+asks to name the source."""
 
 
 def write_card(weights: Path | None, evaluation: Path, out: Path) -> Path:
@@ -262,7 +262,8 @@ def _figures(result: dict[str, Any]) -> str:
     ]
     parts = [
         "## Figures\n",
-        f"Fold {about['fold']}, which took no part in fitting members, vote or verdict; `{about['command']}`, "
+        f"Fold {about['fold']}: no member, vote, verdict or threshold was fitted on it; other versions of the weights were "
+        f"evaluated on it before. `{about['command']}`, "
         f"{about['date']}. Parentheses hold 95 % bootstrap intervals, over patients where "
         "they are known and else over slices, which is too narrow. Every other figure, and how each is counted, is in the "
         "evaluation's own report.\n",

@@ -111,7 +111,7 @@ def ablate(
 
     Both arms train on the generator's own folds for the same number of steps; in the second, half of every batch is
     generated, half of these with a tumor. A picture's source tells much of the answer (figshare has tumors only), so
-    the area under the curve is also given within LGG, which has both. The test fold took no part in either training.
+    the area under the curve is also given within LGG, which has both. Neither was trained on the test fold.
 
     Args:
         generator: The shipped one.
@@ -210,7 +210,7 @@ def render(results: dict[str, Any]) -> str:
         f"- Trained on {training['scans']:,} scans of folds {', '.join(map(str, training['folds']))}"
         f" ({', '.join(training['sources'])}) for {training['epoch']} passes, {training['scans_seen']:,} pictures in all.",
         f"- After the last pass, mean absolute errors in deviations: noise {training['noise_loss']:.4f}, picture"
-        f" {training['image_loss']:.4f}; on fold {training['validation_fold']}, which took no part, with averaged weights:"
+        f" {training['image_loss']:.4f}; on fold {training['validation_fold']}, not trained on, with averaged weights:"
         f" noise {training['val_noise_loss']:.4f}, picture {training['val_image_loss']:.4f}.",
         "- The source document claims, after 1000 passes over 253 pictures with its own scaling: noise 0.0601, picture"
         " 0.1161, KID 1.66 to 1.76. Its errors are of the same kind; its KID is on Inception's features and does not",

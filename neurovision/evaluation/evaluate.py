@@ -1,4 +1,4 @@
-"""``neurovision evaluate``: the shipped ensemble on a fold that took no part in fitting anything."""
+"""``neurovision evaluate``: the ensemble on a fold that no network, tree or threshold was fitted on."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ def evaluate(
 
 
 def unseen(manifest: Manifest, items: list[Item]) -> tuple[list[Item], dict[str, int]]:
-    """The items that took no part in fitting, and how many of each data set did.
+    """The items of patients that nothing was fitted on, and how many of each data set are left out.
 
     Raises:
-        DataError: All did.
+        DataError: All are.
     """
     fitted = fitted_on(manifest, items)
     kept = [i for i, took_part in zip(items, fitted, strict=True) if not took_part]

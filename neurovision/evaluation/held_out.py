@@ -6,9 +6,14 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-EVALUATION = Path(__file__).parents[2] / "docs" / "evaluation"  # of a checkout or a Space
+if TYPE_CHECKING:
+    from neurovision.ensemble.manifest import Manifest
+    from neurovision.ensemble.results import Result
+
+DOCS = Path(__file__).parents[2] / "docs"  # of a checkout or a Space
+EVALUATION, GENERATOR = DOCS / "evaluation", DOCS / "diffusion.json"
 FILE = "evaluation.json"
 CODES = {"T1 post-contrast": "T1c"}  # what the evaluation calls a sequence, where it is another word
 TYPED = {"FLAIR": "lgg", "T1": "brats", "T2": "brats"}  # the data set that has tumors of one; else figshare
@@ -37,6 +42,11 @@ class HeldOut:
     tumors: str = "tumors"
 
 
+def measured_for(manifest: Manifest, result: Result) -> HeldOut | None:
+    """The rates on held-out scans like the one of a result: of its sequence by the file, or else by the picture."""
+    return held_out(manifest.digest, result.source.sequence or result.sequence, (manifest.folder, EVALUATION))
+
+
 def held_out(weights: str, sequence: str | None, folders: tuple[Path, ...] = (EVALUATION,)) -> HeldOut | None:
     """The rates for scans of one sequence.
 
@@ -55,6 +65,24 @@ def held_out(weights: str, sequence: str | None, folders: tuple[Path, ...] = (EV
             measured = str(result.get("about", {}).get("weights", ""))
             return _rates(result, sequence) if measured and weights.startswith(measured[:12]) else None
     return None
+
+
+def generator_words(weights: str, path: Path = GENERATOR) -> str:
+    """How far generated pictures are from real scans, in two sentences; empty where it was not measured.
+
+    Args:
+        weights: The generator's sha256.
+        path: What ``neurovision diffuse check`` wrote.
+    """
+    found = _read(path, path.stat().st_mtime_ns).get("check") if path.is_file() else None
+    if not found or not weights.startswith(found["weights"]):
+        return ""
+    drawn, real, noise = (found["kid"][k] for k in ("generated", "training", "noise"))
+    nearer = "nearer to noise than to real scans" if noise - drawn < drawn - real else "nearer to real scans than to noise"
+    return (
+        f"Their kernel distance (KID) from real scans is {drawn:.1f}; that of noise is {noise:.1f}, that of other real "
+        f"scans {real:.1f}. By this measure they are {nearer}."
+    )
 
 
 @lru_cache(maxsize=4)

@@ -99,7 +99,7 @@ def measure_robustness(analyzer: Analyzer, items: Sequence[Item]) -> dict[str, A
 
     Args:
         analyzer: The loaded ensemble.
-        items: Slices with an annotated tumor that took no part in fitting.
+        items: Slices with an annotated tumor, of patients that nothing was fitted on.
 
     Returns:
         ``{"n", "clean": {...}, "changes": {name: {strength: {"level", "dice", "against_clean", "sensitivity"}}}}``, with

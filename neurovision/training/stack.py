@@ -413,7 +413,9 @@ def _outside(
         return None
     mean, whitening = seen
     write(folder / OUT_OF_DISTRIBUTION, save({"mean": mean, "whitening": whitening}))
-    found: OutOfDistributionModel = OutOfDistributionModel.of(folder / OUT_OF_DISTRIBUTION, **limits)
+    found: OutOfDistributionModel = OutOfDistributionModel.of(
+        folder / OUT_OF_DISTRIBUTION, **limits, provenance=reader.provenance
+    )
     return found
 
 

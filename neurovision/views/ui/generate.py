@@ -9,6 +9,7 @@ import gradio as gr
 import numpy as np
 
 from neurovision.errors import ModelError
+from neurovision.evaluation.held_out import generator_words
 from neurovision.views.overlay import gray_rgb, to_screen
 from neurovision.views.ui import parts
 from neurovision.views.ui.room import MODELS, Room, speaks
@@ -21,11 +22,18 @@ MOST = 12  # pictures at a time
 STEPS = 20
 ABOUT = (
     '<p class="nv-fine">A small diffusion model (DDIM) draws these heads from noise. They show no patient and are not for'
-    " diagnosis. How close they come to real scans, and that they copy none, is measured in docs/diffusion.md.</p>"
+    " diagnosis.{measured} Whether they copy a scan is measured in docs/diffusion.md.</p>"
 )
 
 
-def build(room: Room) -> None:
+def about(room: Room) -> str:
+    """What the pictures are and how far they are from real scans, as HTML."""
+    generator = room.analyzer().manifest.generator
+    words = "" if generator is None else generator_words(generator.sha256)
+    return parts.card("Not real scans", ABOUT.format(measured=f" {words}" if words else ""))
+
+
+def build(room: Room, tab: gr.Tab) -> None:
     """Lay out the tab; the model is loaded when first asked for."""
     with gr.Row(equal_height=True):
         kind = gr.Radio(KINDS, value="Both", label="Heads")
@@ -36,7 +44,7 @@ def build(room: Room) -> None:
         label="Generated heads: no patients", columns=4, height="auto", object_fit="contain", format="png",
         interactive=False, buttons=["download", "fullscreen"], elem_classes="nv-gallery", elem_id="generated",
     )  # fmt: skip
-    gr.HTML(parts.card("Not real scans", ABOUT))
+    note = gr.HTML(parts.card("Not real scans", ABOUT.format(measured="")))
     lock, loaded = threading.Lock(), list["Generator"]()  # the same for every visitor
 
     def generator() -> Generator:
@@ -58,6 +66,12 @@ def build(room: Room) -> None:
         words = [f"{k}: {'tumor' if kind else 'no tumor'}" for k, kind in enumerate(kinds, 1)]
         return [(gray_rgb(to_screen(p)), w) for p, w in zip(pictures, words, strict=True)]
 
+    @speaks
+    def measured() -> str:
+        """Say how far the loaded generator's pictures are from real scans."""
+        return about(room)
+
+    tab.select(measured, None, note, api_visibility="private", show_progress="hidden")
     run.click(
         generate, [kind, count, seed], gallery, api_name="generate", concurrency_id=MODELS, concurrency_limit=1
     )

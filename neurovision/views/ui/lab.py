@@ -18,5 +18,5 @@ def build(room: Room, read: Tab, tab: gr.Tab) -> None:
             enhance.build(read, [tab, inner])
         with gr.Tab("Propose", id="propose") as inner:
             prompt.build(room, read, [tab, inner])
-        with gr.Tab("Generate", id="generate"):
-            generate.build(room)
+        with gr.Tab("Generate", id="generate") as inner:
+            generate.build(room, inner)

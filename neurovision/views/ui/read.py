@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from neurovision.errors import UnsupportedScan
-from neurovision.evaluation.held_out import EVALUATION, HeldOut, held_out
+from neurovision.evaluation.held_out import measured_for
 from neurovision.scan import contained
 from neurovision.scan.names import stem_of
 from neurovision.scan.study import Study
@@ -42,13 +42,6 @@ STEPS = (
     "<li><b>Look</b> at it in three planes with what the networks mark.</li>"
     "<li><b>Take</b> the verdict along as PDF, mask, JSON or DICOM.</li></ol>"
 )
-
-
-def measured_for(room: Room, case: Case) -> HeldOut | None:
-    """The rates on held-out scans like this one."""
-    manifest = room.analyzer().manifest
-    sequence = case.study.source.sequence or case.volume.sequence
-    return held_out(manifest.digest, sequence, (manifest.folder, EVALUATION))
 
 
 def findings_json(case: Case) -> dict[str, Any]:
@@ -221,7 +214,8 @@ class Tab:
 
     def said(self, case: Case) -> dict[str, str]:
         """The card of a case."""
-        return card.verdict(case, measured_for(self.room, case), self.room.analyzer().manifest)
+        manifest = self.room.analyzer().manifest
+        return card.verdict(case, measured_for(manifest, case.volume), manifest)
 
     def describe(self, case: Case) -> list[Any]:
         """Everything that is shown of a case, in the order of ``shown``."""
@@ -351,7 +345,7 @@ class Tab:
             opened = require(case)
             path = self.room.new_file(f"{stem_of(opened.study.source.name)}.pdf")
             drawn = replace(opened.volume, mask=marked(opened.volume))
-            write_pdf(drawn, path, notes, identity, measured_for(self.room, opened))
+            write_pdf(drawn, path, notes, identity, measured_for(self.room.analyzer().manifest, opened.volume))
             return str(path)
 
         @speaks
