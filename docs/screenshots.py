@@ -1,12 +1,14 @@
 """Draw the README's pictures: the page as it is, in a real browser. ``python -m docs.screenshots``, or ``make screenshots``.
 
-Needs the shipped weights, the ``dev`` extra and a chromium (CHROMIUM names it, /usr/bin/chromium by default). Ten files
-under 200 kB each: Read in both themes and widths, the other tabs once.
+Needs the shipped weights, the ``dev`` extra and a chromium (CHROMIUM names it, /usr/bin/chromium by default). Files under
+200 kB each: Read in both themes and widths, the other tabs once. ``images/tabs.json`` lists them by tab; a test fails where
+the page has other tabs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import threading
@@ -20,6 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 from neurovision.views.examples import EXAMPLES, FOLDER
 
 IMAGES = Path(__file__).parent / "images"
+TABS = "tabs.json"
 LARGEST = 200_000  # bytes
 SETTLED = "!['loading', 'empty'].includes(document.querySelector('#verdict').dataset.state)"
 # Software GL draws where there is no graphics card.
@@ -60,13 +63,11 @@ def read(page: Page) -> None:
 
 def compare(page: Page) -> None:
     """Every network's mask."""
-    tab(page, "Compare")
     page.locator("#masks img").nth(5).wait_for()
 
 
 def batch(page: Page) -> None:
     """Every example."""
-    tab(page, "Batch")
     page.locator("#batch-files input[type=file]").set_input_files([str(FOLDER / e.file) for e in EXAMPLES])
     page.locator("#batch-run").click()
     page.locator("#batch-table table").wait_for()
@@ -74,13 +75,11 @@ def batch(page: Page) -> None:
 
 def models(page: Page) -> None:
     """The summary."""
-    tab(page, "Models")
     page.locator("#models-summary .nv-facts").wait_for()
 
 
 def lab(page: Page) -> None:
     """Grad-CAM of the best network."""
-    tab(page, "Lab")
     page.locator("#heat img").wait_for()
 
 
@@ -89,13 +88,14 @@ def tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).first.click()
 
 
-SHOTS: tuple[tuple[str, Callable[[Page], None], tuple[tuple[int, str], ...]], ...] = (
-    ("first", first, ((1280, "light"),)),
-    ("read", read, ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark"))),
-    ("compare", compare, ((1280, "light"),)),
-    ("batch", batch, ((1280, "dark"),)),
-    ("models", models, ((1280, "light"),)),
-    ("lab", lab, ((1280, "dark"),)),
+# Name, tab, what is done there, and in which widths and themes.
+SHOTS: tuple[tuple[str, str, Callable[[Page], None], tuple[tuple[int, str], ...]], ...] = (
+    ("first", "Read", first, ((1280, "light"),)),
+    ("read", "Read", read, ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark"))),
+    ("compare", "Compare", compare, ((1280, "light"),)),
+    ("batch", "Batch", batch, ((1280, "dark"),)),
+    ("models", "Models", models, ((1280, "light"),)),
+    ("lab", "Lab", lab, ((1280, "dark"),)),
 )
 
 
@@ -119,6 +119,7 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     for old in (*chosen.out.glob("*-light.png"), *chosen.out.glob("*-dark.png")):
         old.unlink()
+    shown: dict[str, list[str]] = {}
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=list(FLAGS))
         for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
@@ -127,19 +128,23 @@ def main() -> None:
             page.goto(f"{url}/?__theme={theme}")
             page.get_by_text("Device:").wait_for()
             opened = False
-            for name, step, wanted in SHOTS:
+            for name, label, step, wanted in SHOTS:
                 if (width, theme) not in wanted:
                     continue
                 if step not in (first, read) and not opened:
                     read(page)
+                if label != "Read":
+                    tab(page, label)
                 step(page)
                 opened = opened or step is not first
                 page.wait_for_timeout(1500)
                 path = chosen.out / f"{name}-{width}-{theme}.png"
                 page.screenshot(path=path, full_page=name in ("first", "read"))
                 small(path)
+                shown.setdefault(label, []).append(path.name)
             page.close()
         browser.close()
+    (chosen.out / TABS).write_text(json.dumps(shown, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -208,6 +208,23 @@ def test_the_http_of_the_readme_runs(monkeypatch, tmp_path):
     assert names["verdict"] in ("tumor", "borderline", "no tumor", "rejected") and names["findings"]["verdict"]
 
 
+def test_the_screenshots_are_of_the_tabs_that_the_page_has():
+    """What ``make screenshots`` noted when it drew them, against the page as it is built now."""
+    import gradio as gr
+
+    from neurovision.views.ui.page import build
+    from neurovision.views.ui.room import Room
+
+    room = Room(standin)
+    blocks = build(room).blocks.values()
+    tabs = [str(b.label) for b in blocks if isinstance(b, gr.Tab) and b.parent is not None and b.parent.elem_id == "tabs"]
+    images = ROOT / "docs" / "images"
+    shown = json.loads((images / "tabs.json").read_text())
+    assert set(shown) == set(tabs), "the page has other tabs than when it was drawn; run: make screenshots"
+    drawn = {p.name for theme in ("light", "dark") for p in images.glob(f"*-{theme}.png")}
+    assert drawn == {name for names in shown.values() for name in names}
+
+
 def test_makefile_has_the_promised_targets():
     text = (ROOT / "Makefile").read_text()
     assert re.search(r"^run:", text, re.M) and re.search(r"^test:", text, re.M)
