@@ -94,7 +94,7 @@ def test_the_compose_file_closes_what_it_can():
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []) if name != "proxy"), name
         assert all(password.startswith("${") for key, password in service["environment"].items() if "PASSWORD" in key)
-    # The page, which reads strangers' files: no way out, no port of the host, and nothing of the archive.
+    # The page, which reads files from anybody: no way out, no port of the host, and nothing of the archive.
     assert services["neurovision"]["networks"] == ["page"] and networks["page"]["internal"]
     assert "ports" not in services["neurovision"] and "volumes" not in services["neurovision"]
     assert not any("PACS" in key for key in services["neurovision"]["environment"])

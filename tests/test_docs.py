@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 import server
+import yaml
 from standin import standin
 from typer.testing import CliRunner
 
+from neurovision import __version__
 from neurovision.cli import DAILY, LABORATORY, app
 from neurovision.ensemble.manifest import Provenance
 
@@ -223,6 +225,12 @@ def test_the_screenshots_are_of_the_tabs_that_the_page_has():
     assert set(shown) == set(tabs), "the page has other tabs than when it was drawn; run: make screenshots"
     drawn = {p.name for theme in ("light", "dark") for p in images.glob(f"*-{theme}.png")}
     assert drawn == {name for names in shown.values() for name in names}
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "type", "authors", "license"} <= set(cited)
+    assert str(cited["version"]) == __version__ and cited["license"] == "MIT" and cited["type"] == "software"
 
 
 def test_makefile_has_the_promised_targets():

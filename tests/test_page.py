@@ -473,7 +473,7 @@ class Visitor:
     def __init__(self, browser: Browser, url: str, width: int = 1280, at: str = "") -> None:
         self.context: BrowserContext = browser.new_context(viewport={"width": width, "height": 900})
         self.context.set_default_timeout(120_000)
-        self.strangers: list[str] = []
+        self.elsewhere: list[str] = []
         self.broken: list[str] = []
         self.context.route(lambda u: not u.startswith((url, "data:", "blob:")), self._refuse)
         self.page: Page = self.context.new_page()
@@ -483,7 +483,7 @@ class Visitor:
         self.page.get_by_text("Device: CPU").wait_for()
 
     def _refuse(self, route: Any) -> None:
-        self.strangers.append(route.request.url)
+        self.elsewhere.append(route.request.url)
         route.abort()
 
     @property
@@ -522,7 +522,7 @@ class Visitor:
     def leave(self) -> None:
         body = self.page.locator("body").inner_text()
         assert "Traceback" not in body and 'File "' not in body
-        assert self.strangers == [] and self.broken == []
+        assert self.elsewhere == [] and self.broken == []
         self.context.close()
 
 

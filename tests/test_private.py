@@ -56,7 +56,7 @@ def served(place: Path) -> Iterator[Page]:
         yield running
 
 
-def strangers(pid: int) -> set[str]:
+def connected_elsewhere(pid: int) -> set[str]:
     """Other machines that a process has a TCP or UDP socket to, as the kernel sees it: native code included."""
     links = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -80,7 +80,7 @@ def test_nothing_goes_out_while_the_page_is_used(served: Page, place: Path, tmp_
 
     def watch() -> None:
         while not end.wait(0.02):
-            found.update(strangers(served.process.pid))
+            found.update(connected_elsewhere(served.process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -21,7 +21,7 @@ Cache = Annotated[Path, typer.Option(help="Folder for canvases.")]
 @diffuse_app.command()
 def train(
     data: Data = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one goes on.")] = Path("runs/diffusion"),
+    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one resumes.")] = Path("runs/diffusion"),
     folds: Folds = FIRST_THREE,
     validation_fold: ValidationFold = 4,
     epochs: Annotated[int | None, typer.Option(help="Passes over the scans; the plan's own by default.")] = None,

@@ -58,7 +58,7 @@ def _networks(manifest: Manifest | None, classifier: list[Path] | None) -> Itera
 
 
 def _draw(scans: list[Path], out: Path, weights: Path | None, classifier: list[Path] | None) -> None:
-    """Draw each network's heat over each scan; a scan that cannot be read is named, and the others go on.
+    """Draw each network's heat over each scan; a scan that cannot be read is named, and the others are drawn.
 
     Raises:
         typer.Exit: With code 1, where a scan could not be drawn or there was none.

@@ -32,7 +32,7 @@ def evaluate(
 ) -> None:
     """Measure every member, the vote and the verdict on one fold; write Markdown, JSON and figures.
 
-    After a full run on an unseen fold the model card beside the folder is written anew. A trial, by --limit, --source or
+    After a full run on an unseen fold the model card beside the folder is written again. A trial, by --limit, --source or
     weights that are a trial's, goes to a folder of its own.
     """
     from neurovision.ensemble.weights import load_manifest

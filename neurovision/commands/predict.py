@@ -44,8 +44,8 @@ def predict(
     two scans have the same file name, their folders are put in front of X. What a file holds decides, not its name.
 
     A file that cannot be read, or is no brain MRI, is named with the reason on standard error and in its JSON; the
-    others go on. The exit code is 1 if there was one or no scan at all, 3 if all scans were read but files of a given
-    folder were skipped because they are no scans, and 0 otherwise.
+    others are analyzed all the same. The exit code is 1 if there was one or no scan at all, 3 if all scans were read
+    but files of a given folder were skipped because they are no scans, and 0 otherwise.
     """
     from tqdm import tqdm
 

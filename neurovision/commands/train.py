@@ -151,7 +151,7 @@ def fit_classifier(
 
 def search(
     how: Annotated[str, typer.Argument(help="random or grid.")] = "random",
-    out: Annotated[Path, typer.Option(help="Folder of log and tables; a stopped search goes on.")] = Path("runs/search"),
+    out: Annotated[Path, typer.Option(help="Folder of log and tables; a stopped search resumes.")] = Path("runs/search"),
     data: Data = None,
     trials: Annotated[int, typer.Option(help="Settings to try in all.", min=1)] = 20,
     folds: Folds = FIRST_TWO,

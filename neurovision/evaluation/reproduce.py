@@ -221,7 +221,7 @@ def render(lines: Sequence[dict[str, Any]]) -> str:
         parts.append(f"## {document}. {title}\n" if len(document) == 1 else f"## {title}\n")
         if document == "A":
             parts.append(
-                "What the shipped weights reach, trained longer and measured on every slice of a fold, stands in "
+                "What the shipped weights reach, trained longer and measured on every slice of a fold, is in "
                 "[evaluation.md](evaluation/evaluation.md).\n"
             )
         missing = [c.name for c in claims if not any(key in latest for key in _keys(c))]
@@ -314,7 +314,7 @@ patients where they are known, else over pictures (which makes it too narrow).
   validation part is the test part, as document B has it; every test picture then has copies of itself in training.
 - **Scores.** Of a segmenter, pixels of tumor (any type) are pooled over the test scans; of a classifier, scans. *Binary IoU*
   of a classifier is Keras' metric on whole-picture decisions, as document B computes it: the mean over both classes of
-  right / (right + wrong). It is an odd figure, since a picture's class is no region: it only tells accuracy differently
+  right / (right + wrong). It is an odd figure, since a picture's class is no region: it only shows accuracy in another form
   (`a / (2 - a)` where classes and errors are balanced), and B's 0.84 beside an accuracy of 96.87 % cannot come from the
   same decisions.
 - **Heat**: Grad-CAM of a classifier on {POINTED} figshare slices with masks, which it never saw: share of scans whose

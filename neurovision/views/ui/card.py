@@ -130,7 +130,7 @@ def _marked(case: Case, said: Verdict, manifest: Manifest | None) -> str:
 
 def _rates(measured: HeldOut | None) -> str:
     if measured is None:
-        return "No held-out evaluation of these weights is here."
+        return "There is no held-out evaluation of these weights."
     rates = []
     if measured.sensitivity is not None:
         rates.append(f"found {parts.percent(measured.sensitivity)} of {measured.with_tumor} slices with a tumor")

@@ -130,7 +130,7 @@ def summary_html(manifest: Manifest) -> str:
             entries.append((words, parts.percent(measured.false_alarms)))
         if measured.type_right is not None:
             entries.append(("of found tumors of the right type", parts.percent(measured.type_right)))
-    about = "" if measured else '<p class="nv-fine">No held-out evaluation of these weights is here.</p>'
+    about = "" if measured else '<p class="nv-fine">There is no held-out evaluation of these weights.</p>'
     return parts.facts(entries) + f'<p class="nv-note">{escape(names)}.</p>{about}'
 
 
