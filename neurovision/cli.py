@@ -38,6 +38,7 @@ LABORATORY: dict[str, Any] = {
     "data": train.data,
     "train": train.train,
     "stack": train.stack,
+    "ablate": train.ablate,
     "evaluate": measure.evaluate,
     "explain": explain,
     "fit-classifier": train.fit_classifier,

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from neurovision.cli import app
 from neurovision.errors import DataError
 from neurovision.scan.phantom import phantom, phantom_volume
-from neurovision.training.dataset import UNTYPED, load_index, load_item, sources_in
+from neurovision.training.dataset import UNTYPED, load_index, sources_in
 from neurovision.training.own import is_own, prepare_own
 
 Rows = Callable[..., Path]
@@ -70,8 +70,8 @@ def test_pictures_become_a_data_set(listed: Rows, tmp_path: Path) -> None:
     items = load_index(tmp_path / "data")  # which refuses a patient in two folds
     assert len(items) == 18 and {i.source for i in items} == {"clinic"}
     typed = next(i for i in items if i.label == "meningioma")
-    assert set(np.unique(load_item(typed, 64)[1])) == {0, 1, 3}
-    assert load_item(items[0], 64)[1].max() == UNTYPED  # a tumor whose type nobody noted
+    assert set(np.unique(typed.canvas(64)[1])) == {0, 1, 3}
+    assert items[0].canvas(64)[1].max() == UNTYPED  # a tumor whose type nobody noted
     written = json.loads((tmp_path / "data" / "clinic" / "report.json").read_text())
     assert written["scans"] == 18 and written["copies"] == 0
     from neurovision.training.provenance import license_of

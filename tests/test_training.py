@@ -6,6 +6,7 @@ import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,7 +17,7 @@ from neurovision.errors import DataError, WeightsMissing
 from neurovision.scan.phantom import phantom
 from neurovision.training import dataset
 from neurovision.training.augment import augment
-from neurovision.training.dataset import SOURCES, data_root, load_index, load_item, pack
+from neurovision.training.dataset import SOURCES, data_root, load_index, pack
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ class TestIndex:
         item = load_index(folder, ["figshare"])[0]
         Image.new("L", (50, 40)).save(item.mask)
         with pytest.raises(DataError, match="50 x 40"):
-            load_item(item, 64)
+            item.canvas(64)
 
     def test_no_data_folder(self, monkeypatch, tmp_path):
         monkeypatch.delenv("NEUROVISION_DATA", raising=False)
@@ -222,7 +223,7 @@ class TestIndex:
         def remade(*_):
             raise AssertionError("canvases were made again")
 
-        monkeypatch.setattr(dataset, "load_item", remade)
+        monkeypatch.setattr(dataset.Item, "canvas", remade)
         again, kept = pack(items, 64, tmp_path / "cache")
         assert np.array_equal(pixels, again) and np.array_equal(labels, kept)
 
@@ -238,13 +239,13 @@ class TestIndex:
 
     def test_two_first_packs_at_once_make_one(self, folder, tmp_path, monkeypatch):
         items = load_index(folder, ["figshare"], [1])
-        made, plain = [], dataset.load_item
+        made, plain = [], dataset.Item.canvas
 
         def counted(item, size):
             made.append(item.id)
             return plain(item, size)
 
-        monkeypatch.setattr(dataset, "load_item", counted)
+        monkeypatch.setattr(dataset.Item, "canvas", counted)
         with ThreadPoolExecutor(3) as pool:
             found = list(pool.map(lambda _: pack(items, 64, tmp_path / "cache"), range(3)))
         assert sorted(made) == sorted(i.id for i in items)
@@ -374,7 +375,7 @@ class TestTraining:
 
     def test_members_are_those_whose_cards_say_that_they_vote(self):
         from neurovision.segmenters import cards
-        from neurovision.training.stack import voting
+        from neurovision.training.clock import voting
 
         assert voting() == [c.name for c in cards() if c.votes] and len(voting()) == 5
 
@@ -481,8 +482,8 @@ class TestTraining:
             inner = [keras.layers.Dense(4, name="a"), keras.layers.BatchNormalization(name="n"), keras.layers.Dropout(0.5)]
             model = keras.Sequential([keras.Input((3,)), *inner, keras.layers.Dense(1, name="b")])
             checks = (np.ones((4, 3), np.float32), np.ones((4, 1), np.float32))
-            epochs, _ = trainer.fit(model, Noise(), checks, plans[plan], "mse", folder=folder)
-            return epochs, model.get_weights()
+            done = trainer.fit(model, Noise(), checks, plans[plan], "mse", folder=folder)
+            return done.epochs, model.get_weights()
 
         (tmp_path / "whole").mkdir()
         (tmp_path / "cut").mkdir()
@@ -503,6 +504,101 @@ class TestTraining:
         assert again == epochs and all(np.array_equal(a, b) for a, b in zip(whole, cut, strict=True))
         rows = [[*csv.DictReader((tmp_path / name / "history.csv").open())] for name in ("whole", "cut")]
         assert rows[0] == rows[1] and len(rows[0]) == epochs
+
+    def test_a_time_budget_sets_the_rate_and_the_end(self, tmp_path, monkeypatch):
+        """A clock that a batch moves on by a second; the second call resumes what the first had kept."""
+        import keras
+
+        from neurovision.training import trainer
+
+        now, rates = [0.0], []
+        monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+        monkeypatch.setattr(trainer, "KEEP", 0.0)
+
+        class Ticking(keras.utils.PyDataset):
+            epoch = 0
+
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, index):
+                return np.ones((2, 3), np.float32), np.zeros((2, 1), np.float32)
+
+        class Tick(keras.callbacks.Callback):
+            def __init__(self, last):
+                super().__init__()
+                self.last = last
+
+            def on_train_batch_end(self, batch, logs=None):
+                rates.append(float(self.model.optimizer.learning_rate))
+                now[0] += 1
+                if now[0] == self.last:
+                    raise KeyboardInterrupt
+
+        plan = trainer.Plan(0, 1.0, "cosine", 0.2, seconds=11.0)
+        assert [plan.rate_at(s) for s in (0, 0.1, 0.2, 0.6, 1, 2)] == pytest.approx([0.05, 0.525, 1, 0.505, 0.01, 0.01])
+
+        def fitted(last=None):
+            keras.utils.clear_session()
+            keras.utils.set_random_seed(1)
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+            compiled = model.compile
+            model.compile = lambda **of: compiled(**of)
+            plain = trainer._Keeper.on_train_batch_end
+
+            def ticking(self, batch, logs=None):
+                Tick.on_train_batch_end(tick, batch)
+                plain(self, batch, logs)
+
+            tick = Tick(last)
+            tick.set_model(model)
+            monkeypatch.setattr(trainer._Keeper, "on_train_batch_end", ticking)
+            try:
+                return trainer.fit(model, Ticking(), (np.ones((2, 3)), np.ones((2, 1))), plan, "mse", folder=tmp_path)
+            finally:
+                monkeypatch.setattr(trainer._Keeper, "on_train_batch_end", plain)
+
+        with pytest.raises(KeyboardInterrupt):
+            fitted(last=6)  # in the second epoch: the first, 4 seconds, is kept
+        assert fitted() == trainer.Fitted(epochs=3, steps=11, seconds=11.0), "in the midst of the third epoch"
+        # the first step compiles and is not counted; then shares of the 10 seconds that are left
+        shares = [0, 0, 0.1, 0.2, 0.3, 0.4, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        assert rates == pytest.approx([plan.rate_at(s) for s in shares], rel=1e-5)
+        with (tmp_path / "history.csv").open() as file:
+            assert len([*csv.DictReader(file)]) == 3
+        assert fitted() == trainer.Fitted(3, 11, 11.0) and now[0] == 13, "nothing is left to train"
+
+    def test_minutes_are_shared_out(self):
+        from neurovision.training.clock import by_clock, networks
+        from neurovision.training.recipes import recipe
+
+        recipes = by_clock([recipe(n) for n in networks()], 8, 64, 32, "mixed_bfloat16")
+        seconds = {r.name: sum(p.seconds for p in r.phases) for r in recipes}
+        assert seconds == {
+            "unet": 120, "unetpp": 60, "linknet": 60, "unet_efficientnet": 60, "dgnet": 120, "efficientnetlite0": 60,
+        }  # fmt: skip
+        for r in recipes:
+            assert [(p.size, p.refit) for p in r.phases] == [(64, False), (64, True)] and r.batch == 32 and not r.trial
+            assert r.phases[0].seconds == pytest.approx(0.7 * seconds[r.name])
+
+    def test_a_network_by_the_clock(self, folder, tmp_path, monkeypatch):
+        """One second, in bfloat16: weights before and after the vote's fold, and what is said of them."""
+        from neurovision.training import fit
+        from neurovision.training.provenance import facts_of_network
+        from neurovision.training.stack import read_runs
+
+        monkeypatch.setattr(fit, "PHANTOMS", 4)
+        recipe = replace(self.recipe().by_clock(1.0, 32, 2, "mixed_bfloat16"), epoch_scans=8)
+        final = fit.train(recipe, folder, (1, 2), 3, tmp_path / "unet", verbose=0)
+        assert not np.array_equal(first_kernel(final), first_kernel(tmp_path / "unet" / fit.OUT_OF_FOLD))
+        run = read_runs(folder, tmp_path, ["unet"], 3)[0]
+        told = run.provenance
+        assert told.scans_seen >= 4 and told.scans_seen % 2 == 0 and told.seconds >= 1 and told.backend == "tensorflow"
+        assert told.hardware == facts_of_network(None)["hardware"] and told.folds == (1, 2, 3) and run.size == 32
+        assert np.isfinite(run.model(fit.FINAL, 32).predict(np.zeros((1, 32, 32, 1)), verbose=0)).all()
+        assert fit.train(recipe, folder, (1, 2), 3, tmp_path / "unet", verbose=0) == final
+        with pytest.raises(DataError, match="finished with another recipe"):
+            fit.train(self.recipe().by_clock(2.0, 32, 2), folder, (1, 2), 3, tmp_path / "unet", verbose=0)
 
     def test_an_interrupted_training_ends_like_one_that_was_not(self, folder, tmp_path, monkeypatch):
         from neurovision.training import fit, trainer

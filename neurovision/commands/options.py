@@ -11,6 +11,14 @@ from typing import Annotated
 import typer
 
 
+class DtypeChoice(StrEnum):
+    """What networks are trained in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class EngineChoice(StrEnum):
     """Names of ``ensemble.engine.ENGINES``; a test keeps them equal."""
 
@@ -75,12 +83,18 @@ Engine = Annotated[EngineChoice, typer.Option(help="How the networks are run.")]
 FIRST_TWO, FIRST_THREE = FoldList((1, 2)), FoldList((1, 2, 3))
 Folds = Annotated[FoldList, typer.Option(help="Folds to train on.", parser=parse_folds, metavar="N,N,...")]
 ValidationFold = Annotated[int, typer.Option(help="Fold that is not trained on, and that choices are made by.", min=1)]
+VoteFold = Annotated[int, typer.Option(help="Fold that no member was trained on.", min=1)]
 TestFold = Annotated[int, typer.Option(help="Fold to measure on; nothing may be fitted on it.", min=1)]
 Source = Annotated[list[str] | None, typer.Option(help="Data set; may be given more than once.")]
 WithoutLgg = Annotated[bool, typer.Option(help="Leave LGG out, and its non-commercial terms with it.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Train by the clock: so many minutes for all networks together.", min=0.05)
+]
 Epochs = Annotated[int | None, typer.Option(help="At most so many epochs a phase: a trial.", min=1)]
-Size = Annotated[int | None, typer.Option(help="Side of the canvas in pixels: a trial.", min=32, max=1024)]
-Batch = Annotated[int | None, typer.Option(help="Scans a step: a trial.", min=1)]
+Size = Annotated[
+    int | None, typer.Option(help="Side of the canvas in pixels: a trial, but for --minutes.", min=32, max=1024)
+]
+Batch = Annotated[int | None, typer.Option(help="Scans a step: a trial, but for --minutes.", min=1)]
 Limit = Annotated[int | None, typer.Option(help="At most so many scans of each data set: a trial.", min=1)]
 Scans = Annotated[list[Path], typer.Argument(help="Scans, or folders of scans.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; made if need be.")]

@@ -1,4 +1,4 @@
-"""``neurovision data``, ``train``, ``stack``, ``fit-classifier`` and ``search``: from scans to weights."""
+"""``neurovision data``, ``train``, ``stack``, ``ablate``, ``fit-classifier`` and ``search``: from scans to weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from neurovision.commands.options import (
     FIRST_TWO,
     Batch,
     Data,
+    DtypeChoice,
     Epochs,
     Folds,
     Limit,
+    Minutes,
     NewWeights,
     Runs,
     Seed,
     Size,
     Source,
     ValidationFold,
+    VoteFold,
     WithoutLgg,
 )
 
@@ -34,6 +37,10 @@ def data(
     out: Annotated[Path | None, typer.Option(help="Prepare into this folder.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of a data set of your own; its folder's by default.")] = None,
     license: Annotated[str, typer.Option(help="Terms of your data, which the weights keep to.")] = "not stated",
+    pack: Annotated[
+        Path | None, typer.Option(help="Also write all canvases into this one file, to train where nothing else is.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="With --pack: side of the canvases in pixels.", min=32, max=1024)] = 192,
 ) -> None:
     """Check prepared scans, or prepare your own or the original downloads (figshare .mat, kaggle_3m, yes/no, notumor).
 
@@ -61,10 +68,17 @@ def data(
     for name, fold in sorted({(s, f) for s, f, _ in counts}):
         with_tumor, without = counts[name, fold, True], counts[name, fold, False]
         print(f"{name:10} {fold:4} {with_tumor + without:6} {with_tumor:6}")
+    if pack is not None:
+        from neurovision.training.packed import write_packed
+
+        count = write_packed(source, pack, size)
+        print(f"{pack}: {count} canvases of {size} px, {pack.stat().st_size / 1e6:.1f} MB; they are patients' pictures")
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="A segmenter; see 'neurovision models'.")],
+    name: Annotated[str | None, typer.Argument(help="A segmenter; see 'neurovision models'.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every member of the ensemble, then the classifier.")] = False,
+    minutes: Minutes = None,
     data: Data = None,
     runs: Runs = Path("runs"),
     folds: Folds = FIRST_TWO,
@@ -76,28 +90,49 @@ def train(
     limit: Limit = None,
     batch: Batch = None,
     size: Size = None,
+    dtype: Annotated[
+        DtypeChoice, typer.Option(help="With --minutes: by itself bfloat16 on a GPU, float32 elsewhere.")
+    ] = DtypeChoice.auto,
     seed: Seed = 1,
 ) -> None:
-    """Train one network by its recipe, after the one that lends its encoder; an interrupted run resumes.
+    """Train a network or all by their recipes, after those that lend an encoder; an interrupted run resumes.
 
-    A run that was begun or finished with other options is refused. A trial, which a number shortens, is stacked into a
-    weights folder of its own only.
+    With --minutes the learning rate follows the clock, and size and batch may be chosen. A run that was begun or finished
+    with other options is refused. A trial, which a number shortens, is stacked into a weights folder of its own only.
     """
     import logging
 
+    from neurovision.errors import ModelError
+    from neurovision.training.clock import by_clock, networks
     from neurovision.training.dataset import data_root, sources_in
     from neurovision.training.fit import lendable
     from neurovision.training.fit import train as run
+    from neurovision.training.provenance import accelerator
     from neurovision.training.recipes import published_recipe, recipe
 
+    if (name is None) != every:
+        raise ModelError("Training takes the name of one network, or --all; give one of them.")
+    if minutes is not None and epochs is not None:
+        raise ModelError("Training takes --epochs or --minutes, not both; leave one out.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = data_root(data)
     sources = [s for s in sources_in(root) if not (without_lgg and s == "lgg")]
-    chosen = (published_recipe(name) if published else recipe(name)).shortened(epochs, size, batch, limit)
+    wanted = []
+    for one in networks() if name is None else [name]:
+        chosen = published_recipe(one) if published else recipe(one)
+        if chosen.start and lendable(runs / chosen.start) is None and chosen.start not in [w.name for w in wanted]:
+            wanted.append(recipe(chosen.start))
+        if one not in [w.name for w in wanted]:
+            wanted.append(chosen)
+    if minutes is None:
+        wanted = [w.shortened(epochs, size, batch, limit) for w in wanted]
+    else:
+        on_gpu = dtype is DtypeChoice.auto and accelerator() is not None
+        precision = "mixed_bfloat16" if on_gpu or dtype is DtypeChoice.bfloat16 else "float32"
+        wanted = [w.shortened(limit=limit) for w in by_clock(wanted, minutes, size, batch, precision)]
+        times = ", ".join(f"{w.name} {sum(p.seconds or 0 for p in w.phases):.0f} s" for w in wanted)
+        print(f"By the clock, in {precision}: {times}; reading scans and building networks come on top.")
     verbose = 1 if sys.stderr.isatty() else 2
-    wanted = [chosen]
-    if chosen.start and lendable(runs / chosen.start) is None:
-        wanted.insert(0, recipe(chosen.start).shortened(epochs, size, batch, limit))
     for each in wanted:
         place = runs / each.name
         print(run(each, root, list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted))
@@ -107,7 +142,7 @@ def stack(
     data: Data = None,
     runs: Runs = Path("runs"),
     out: NewWeights = Path("weights"),
-    vote_fold: Annotated[int, typer.Option(help="Fold that no member was trained on.")] = 3,
+    vote_fold: VoteFold = 3,
     limit: Limit = None,
 ) -> None:
     """Fit the vote and the verdict on a fold that no member saw, and write the weights and their manifest."""
@@ -118,6 +153,31 @@ def stack(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(run(data_root(data), runs, out, vote_fold, limit=limit))
+
+
+def ablate(
+    data: Data = None,
+    runs: Runs = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Folder for table, JSON and plot.")] = Path("docs/evaluation"),
+    vote_fold: VoteFold = 3,
+    limit: Limit = None,
+    every: Annotated[int, typer.Option(help="Of annotated tumor slices, one of so many is voted on.", min=1)] = 3,
+) -> None:
+    """Measure what members, means and trees add, with and without cross-fitting, on the vote's fold.
+
+    What the networks say of the fold is taken from RUNS/cache where 'neurovision stack' has kept it.
+    """
+    import logging
+
+    from neurovision.errors import DataError
+    from neurovision.evaluation.ablation import JSON
+    from neurovision.evaluation.ablation import ablate as run
+    from neurovision.training.dataset import data_root
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if limit is not None and (out / JSON).is_file() and not json.loads((out / JSON).read_text())["about"]["trial"]:
+        raise DataError(f"This is a trial, and {out} holds a whole table; name another folder with --out.")
+    print(run(data_root(data), runs, out, vote_fold, limit=limit, every=every))
 
 
 def fit_classifier(

@@ -65,6 +65,7 @@ class Provenance:
         scans_seen: Pictures shown to a network, every epoch counted.
         hardware: Processor or accelerator.
         seconds: Wall-clock time of the fit.
+        backend: Of Keras, for a network.
         date: ISO 8601, of its end.
         versions: Package to version.
     """
@@ -76,6 +77,7 @@ class Provenance:
     scans_seen: int | None = None
     hardware: str | None = None
     seconds: float | None = None
+    backend: str | None = None
     date: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
 

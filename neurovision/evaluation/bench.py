@@ -19,7 +19,6 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.cache import versions
 from neurovision.ensemble.engine import KerasEngine, ReferenceEngine, has_gpu, predict_both_ways
 from neurovision.ensemble.features import Scene, label_map, pixel_features
-from neurovision.ensemble.manifest import Manifest
+from neurovision.ensemble.manifest import Manifest, Networks
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, blend, load_forest
 from neurovision.errors import DataError
@@ -35,14 +34,14 @@ from neurovision.machine import cores, processor, tree_mb
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.read import read
-from neurovision.scan.study import Study
 from neurovision.training.dataset import load_index
+from neurovision.training.provenance import facts_of_network
 
 REPEATS = 15
 SCANS = 40  # on which slices are timed and labels compared
 VOLUME = 155  # slices
-GROWING = (1, 4, 16, 64, 500)  # slices
 PACKAGES = ("openvino", "keras", "tensorflow-cpu", "scikit-learn", "xgboost-cpu", "numpy")
+BATCH = 64  # slices at once, of the Keras engine
 FOLD = 4  # that no network or tree was fitted on
 MARKS = ("<!-- measured -->", "<!-- /measured -->")
 TARGETS = {"slice": 12.0, "networks": 8.0, "vote": 6.0, "volume": 1.5, "cold_start": 2.0}
@@ -178,7 +177,7 @@ def bench(
     return {
         **result,
         "ratios": {key: round(naive_ms / ms, 2) for key, (ms, naive_ms) in pairs.items()},
-        "gpu": _gpu(analyzer.manifest, repeats),
+        "gpu": keras_speed(analyzer.manifest, repeats) if has_gpu() else None,
         "weights": analyzer.manifest.digest[:12],
         "runs": f"medians of {repeats} ({starts} starts; slices: {scans} {kind}, once each) in "
         f"{perf_counter() - start:.0f} s",
@@ -246,15 +245,18 @@ def _dice(mask: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * (tumor & truth).sum() / max(tumor.sum() + truth.sum(), 1))
 
 
-def _gpu(manifest: Manifest, repeats: int) -> dict[str, float] | None:
-    """Slices a second through the networks, mirror images and all, by batch, where Keras computes on a GPU; else None."""
-    if not has_gpu():
-        return None
-    engine, found = KerasEngine(manifest), {}
-    for batch in (1, 64):
-        canvases = np.zeros((batch, manifest.size, manifest.size), np.float32)
-        found[f"batch {batch}"] = round(batch / timed(partial(predict_both_ways, engine, canvases), repeats) * 1e3, 1)
-    return found
+def keras_speed(manifest: Networks, repeats: int, batch: int = BATCH) -> dict[str, Any]:
+    """The product's Keras engine, mirror images and all, on the device that Keras' backend computes on.
+
+    Returns:
+        ``device``, ``backend``, ``ms_a_slice`` (one slice at a time) and ``slices_a_second`` (``batch`` at once).
+    """
+    engine = KerasEngine(manifest)
+    sizes = [np.zeros((n, manifest.size, manifest.size), np.float32) for n in (1, batch)]
+    one, many = (timed(partial(predict_both_ways, engine, canvases), repeats) for canvases in sizes)
+    told = facts_of_network(None)
+    found = {"ms_a_slice": one, "slices_a_second": round(batch / many * 1e3, 1), "batch": batch}
+    return {**found, "backend": told["backend"], "device": told["hardware"]}
 
 
 def timed(run: Callable[[], Any], repeats: int, warm: int = 2) -> float:
@@ -270,17 +272,11 @@ def timed(run: Callable[[], Any], repeats: int, warm: int = 2) -> float:
 def _memory(arguments: Sequence[object]) -> dict[str, float]:
     """Highest resident memory: of the served page with its children, and of a process for a volume against a slice."""
     one, many = (float(_child(PRODUCT.replace("VOLUME", str(n)), arguments)[1].split()[-1]) for n in (0, VOLUME))
-    return {"peak_memory_mb": _served_peak_mb(*arguments), "volume_memory_ratio": round(many / one, 3)}
+    return {"peak_memory_mb": _served_peak_mb(arguments[0], arguments[2]), "volume_memory_ratio": round(many / one, 3)}
 
 
-def _served_peak_mb(weights: object, engine: object, scan: object) -> float:
-    """Start the page as ``python app.py`` does, send it twelve scans at once, and add up its processes meanwhile.
-
-    Args:
-        weights: The weights folder.
-        engine: Not asked for: the page chooses by itself.
-        scan: A picture.
-    """
+def _served_peak_mb(weights: object, scan: object) -> float:
+    """Start the page as ``python app.py`` does, send it twelve scans at once, and add up its processes meanwhile."""
     from gradio_client import Client, handle_file
 
     with socket.socket() as free:
@@ -357,12 +353,19 @@ def table(result: dict[str, Any]) -> str:
         "one canvas: the networks alone, without its mirror image; naive there: every member's model(x), eagerly in float32",
         "cold_start: naive there: TensorFlow imported and the members built, without weights",
         "volume: naive there: the product, slice after slice",
-        *(f"GPU, {batch}: {rate} slices/s" for batch, rate in (result["gpu"] or {}).items()),
-        *(() if result["gpu"] else ("GPU: none at hand, so not measured",)),
+        keras_line(result["gpu"]) if result["gpu"] else "Keras engine on a GPU: not measured: no GPU was at hand",
         result["runs"],
         f"{result['machine']}; weights {result['weights']}",
         ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v),
     ])  # fmt: skip
+
+
+def keras_line(found: dict[str, Any]) -> str:
+    """The result of :func:`keras_speed` as a person reads it."""
+    return (
+        f"Keras engine on {found['device']} ({found['backend']}): {found['ms_a_slice']:.1f} ms a slice, "
+        f"{found['slices_a_second']:.1f} slices a second at batch {found['batch']}"
+    )
 
 
 def write_measured(page: Path, result: dict[str, Any]) -> None:
@@ -380,51 +383,3 @@ def write_measured(page: Path, result: dict[str, Any]) -> None:
     day = datetime.date.today().isoformat()
     block = f"`neurovision bench` on {day}:\n\n```\n{table(result)}\n```"
     page.write_text(f"{before}{opening}\n{block}\n{closing}{after}")
-
-
-def scaling(analyzer: Analyzer, path: Path) -> dict[str, dict[int, float]]:
-    """Plot cost as work grows: the picture's side, the number of slices, the number of members; milliseconds.
-
-    The tiniest pictures are refused, which is quick. Beyond the shipped members, members are run again.
-    """
-    head = phantom("glioma", 4, 512)[0]
-    sides = {}
-    for side in (1, 8, 32, 64, 128, 256, 512):
-        pixels = cv2.resize(head.gray(), (side, side), interpolation=cv2.INTER_AREA)[None, ..., None]
-        sides[side] = timed(partial(analyzer.analyze, Study(np.clip(pixels, 0, 1), head.source)), 5)
-    count = max(GROWING)
-    study, _ = phantom_volume("glioma", 3, 128, count)
-    slices = {}
-    for n in GROWING:
-        middle = range(count // 2 - n // 2, count // 2 - n // 2 + n)
-        start = perf_counter()
-        for _ in analyzer.analyze_slices(study, middle):
-            pass
-        slices[n] = (perf_counter() - start) * 1e3
-    parts = [_alone(analyzer.engine, k, analyzer.manifest.size) for k in range(len(analyzer.manifest.members))]
-    members = {n: sum(parts[k % len(parts)] for k in range(n)) for n in range(1, 9)}
-    found = {"side of the picture, px": sides, "slices": slices, "members": members}
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
-    for axis, (name, points) in zip(axes, found.items(), strict=True):
-        axis.plot(list(points), list(points.values()), marker="o")
-        axis.set(xlabel=name, ylabel="ms")
-        axis.grid(alpha=0.3)
-        if name == "slices":
-            axis.set(xscale="log", yscale="log")
-        else:
-            axis.set(ylim=(0, None))
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return found
-
-
-def _alone(engine: Any, member: int, size: int) -> float:
-    """Milliseconds of one member of an OpenVINO engine by itself."""
-    compiled = engine.compile_member(member).create_infer_request()
-    canvas = np.zeros((1, size, size, 1), np.float32)
-    return timed(lambda: compiled.infer(canvas), 7)

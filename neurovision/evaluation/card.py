@@ -266,7 +266,7 @@ def _figures(result: dict[str, Any]) -> str:
         f"evaluated on it before. `{about['command']}`, "
         f"{about['date']}. Parentheses hold 95 % bootstrap intervals, over patients where "
         "they are known and else over slices, which is too narrow. Every other figure, and how each is counted, is in the "
-        "evaluation's own report.\n",
+        "evaluation's own report; what each part of the vote adds stands in `ablation.md` beside it.\n",
         "The vote's mask, in the file's own pixels; where the verdict is tumor, it reaches down to a fitted share of the "
         "slice's own peak:\n",
         table(("data set", "tumor slices", "Dice", "Dice per patient", "HD95 px", "type right"), masks),

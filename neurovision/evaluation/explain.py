@@ -10,7 +10,7 @@ import numpy as np
 from neurovision.aids.gradcam import Network, gradcam, likeliest
 from neurovision.errors import ModelError
 from neurovision.scan.prepare import standardize
-from neurovision.training.dataset import Item, load_item
+from neurovision.training.dataset import Item
 
 
 def pointing_hit(heat: np.ndarray, truth: np.ndarray) -> bool:
@@ -65,11 +65,11 @@ def measure_pointing(
     for item in items:
         if item.mask is None or not item.tumor:
             continue
-        canvas, labels = load_item(item, size)
+        canvas, labels = item.canvas(size)
         truth = labels == item.tumor_index
         if not truth.any():
             continue
-        pixels = standardize(canvas.pixels)
+        pixels = standardize(canvas)
         heat = gradcam(model, pixels, likeliest(model, pixels) if class_index is None else class_index, layer)
         rows.append((pointing_hit(heat, truth), pointing_share(heat, truth), truth.sum() / max(int((labels > 0).sum()), 1)))
     if not rows:

@@ -25,7 +25,7 @@ from neurovision.classes import BACKGROUND, BY_KEY, CLASSES
 from neurovision.errors import DataError, ScanError
 from neurovision.files import replacing
 from neurovision.scan.images import read_image
-from neurovision.scan.prepare import Canvas, label_grid, prepare
+from neurovision.scan.prepare import label_grid, prepare
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,31 @@ class Item:
         with Image.open(self.mask, formats=("PNG",)) as picture:
             return np.asarray(picture.convert("L")) > 127
 
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of the files that it is made from."""
+        return tuple(hashlib.sha256(p.read_bytes()).hexdigest() for p in (self.image, self.mask) if p is not None)
+
+    def canvas(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Prepare it as serving would, and draw its truth on the same grid.
+
+        Returns:
+            The canvas, float32 ``(size, size)`` in [0, 1], and uint8 ``(size, size)`` of class indices.
+
+        Raises:
+            DataError: A mask of another size than its picture.
+        """
+        gray = self.gray()
+        truth = self.truth()
+        if truth is None:
+            truth = np.zeros(gray.shape, bool)
+        if truth.shape != gray.shape:
+            raise DataError(
+                f"Data set {self.source}: the mask of {self.id} is {truth.shape[1]} x {truth.shape[0]}, "
+                f"its picture {gray.shape[1]} x {gray.shape[0]}."
+            )
+        canvas = prepare(gray, size)
+        return canvas.pixels, label_grid(canvas, truth, self.tumor_index)
+
     @property
     def tumor_index(self) -> int:
         """Class of the annotated tumor, 2 to 4, or UNTYPED."""
@@ -94,16 +119,16 @@ class Item:
 
 
 def data_root(path: Path | str | None = None) -> Path:
-    """The prepared folder: ``path``, or what the environment variable NEUROVISION_DATA names.
+    """The prepared folder or packed file: ``path``, or what the environment variable NEUROVISION_DATA names.
 
     Raises:
-        DataError: Neither is given, or it is not a folder.
+        DataError: Neither is given, or it is not there.
     """
     chosen = path or os.environ.get("NEUROVISION_DATA")
     if not chosen:
         raise DataError("Training needs scans: give --data, or set NEUROVISION_DATA to a prepared folder.")
     root = Path(chosen)
-    if not root.is_dir():
+    if not root.exists():
         raise DataError(f"The data folder {root} does not exist.")
     return root
 
@@ -116,7 +141,10 @@ def sources_in(root: Path) -> tuple[str, ...]:
     Raises:
         DataError: It holds none.
     """
-    there = sorted(p.parent.name for p in root.glob("*/index.csv"))
+    if root.is_file():
+        there = sorted({i.source for i in _packed(root)})
+    else:
+        there = sorted(p.parent.name for p in root.glob("*/index.csv"))
     own = [s for s in there if s not in SOURCES and s != ACCEPTED and re.fullmatch(NAME, s)]
     found = (*(s for s in SOURCES if s in there), *own)
     if not found:
@@ -133,7 +161,7 @@ def load_index(
     """Read and check the indices of a prepared folder.
 
     Args:
-        root: The prepared folder.
+        root: The prepared folder, or a packed file.
         sources: Which data sets; all that are there where None.
         folds: Keep only these; None keeps all.
         sequences: LGG's sequences; each becomes an item of its own.
@@ -143,7 +171,11 @@ def load_index(
     """
     wanted = None if folds is None else set(folds)
     items: list[Item] = []
-    for source in (sources := sources_in(root) if sources is None else sources):
+    sources = sources_in(root) if sources is None else sources
+    if root.is_file():
+        chosen = [i for i in _packed(root) if i.source in sources]
+        items = [i for i in chosen if i.source != "lgg" or i.sequence in sequences]
+    for source in [] if root.is_file() else sources:
         index = root / source / "index.csv"
         if not index.is_file():
             raise DataError(f"Data set {source} needs {index}; make it with 'neurovision data'.")
@@ -162,6 +194,12 @@ def load_index(
             if path is not None and not path.is_file():
                 raise DataError(f"Data set {item.source} lists {path.name} for {item.id}, but the file is not there.")
     return items
+
+
+def _packed(path: Path) -> Sequence[Item]:
+    from neurovision.training.packed import packed_items
+
+    return packed_items(path)
 
 
 def _items(source: str, folder: Path, rows: list[dict[str, str]], sequences: Sequence[str]) -> list[Item]:
@@ -189,28 +227,6 @@ def _check_patients(items: list[Item]) -> None:
             )
 
 
-def load_item(item: Item, size: int) -> tuple[Canvas, np.ndarray]:
-    """Prepare one item as serving would, and draw its truth on the same grid.
-
-    Returns:
-        The canvas and uint8 ``(size, size)`` of class indices.
-
-    Raises:
-        DataError: A mask of another size than its picture.
-    """
-    gray = item.gray()
-    truth = item.truth()
-    if truth is None:
-        truth = np.zeros(gray.shape, bool)
-    if truth.shape != gray.shape:
-        raise DataError(
-            f"Data set {item.source}: the mask of {item.id} is {truth.shape[1]} x {truth.shape[0]}, "
-            f"its picture {gray.shape[1]} x {gray.shape[0]}."
-        )
-    canvas = prepare(gray, size)
-    return canvas, label_grid(canvas, truth, item.tumor_index)
-
-
 def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     """Canvases of many items, kept on disk by a digest of the pictures and masks that they were made from.
 
@@ -221,16 +237,20 @@ def pack(items: Sequence[Item], size: int, cache: Path) -> tuple[np.ndarray, np.
     Returns:
         Memory-mapped float32 ``(N, size, size)`` in [0, 1] and uint8 ``(N, size, size)``.
     """
-    key = hashlib.sha256(_CODE)
-    for i in items:
-        files = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (i.image, i.mask) if p is not None]
-        key.update(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{' '.join(files)}\n".encode())
-    folder = cache / f"{key.hexdigest()[:16]}-{size}"
+    folder = cache / pack_key(items, size)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{folder.name}.lock"):
         if not (folder / "labels.npy").is_file():
             _make_pack(items, size, folder)
     return np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r")
+
+
+def pack_key(items: Sequence[Item], size: int) -> str:
+    """What a pack of these items goes by: it follows from every picture, mask and label, and from the code."""
+    key = hashlib.sha256(_CODE)
+    for i in items:
+        key.update(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{' '.join(i.digests())}\n".encode())
+    return f"{key.hexdigest()[:16]}-{size}"
 
 
 def _make_pack(items: Sequence[Item], size: int, folder: Path) -> None:
@@ -239,13 +259,10 @@ def _make_pack(items: Sequence[Item], size: int, folder: Path) -> None:
     labels = np.empty((len(items), size, size), np.uint8)
     for k, item in enumerate(tqdm(items, desc=f"canvases {size}", unit="scan", disable=None)):
         try:
-            canvas, labels[k] = load_item(item, size)
-            pixels[k] = canvas.pixels
+            pixels[k], labels[k] = item.canvas(size)
         except ScanError as e:  # a slice above the head, for one
             log.warning("%s/%s is taken as an empty canvas: %s", item.source, item.id, e)
             pixels[k], labels[k] = 0, BACKGROUND.index
     pixels.flush()
     with replacing(folder / "labels.npy") as part:  # last, so that a half-made pack is made again
         np.save(part, labels)
-
-

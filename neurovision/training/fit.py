@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
-import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ from neurovision.classes import BACKGROUND, FIRST_TUMOR, TUMORS
 from neurovision.classifiers import build as build_classifier
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import replacing, write
+from neurovision.machine import cores
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
@@ -26,10 +28,10 @@ from neurovision.training.accepted import accepted_items
 from neurovision.training.augment import augment
 from neurovision.training.dataset import ACCEPTED, LGG_CHANNELS, SOURCES, UNTYPED, Item, load_index, pack, sources_in
 from neurovision.training.losses import AllowedCrossEntropy, CrossEntropyDice, TumorDice, allowed_accuracy
-from neurovision.training.provenance import facts
+from neurovision.training.provenance import accelerator, facts_of_network
 from neurovision.training.recipes import Phase, Recipe
 from neurovision.training.strange import like_ct, strange
-from neurovision.training.trainer import Plan, fit, open_run, record, save_weights
+from neurovision.training.trainer import HISTORY, NONE, Fitted, Plan, fit, open_run, record, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -120,20 +122,24 @@ class Batches(keras.utils.PyDataset):
         share = np.array([mix[g] for g in self.groups])
         self.share = share / share.sum()
         self.recipe, self.seed, self.epoch = recipe, seed, 0
+        self._threads = ThreadPoolExecutor(max(1, cores() - 1)) if accelerator() else None  # a CPU is busy with the network
 
     def __len__(self) -> int:
         return max(1, self.recipe.epoch_scans // self.recipe.batch)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([self.seed, self.epoch, index])
         names = list(self.groups)
-        xs, ys = [], []
-        for which, k in self._chosen(self.epoch)[index]:
+
+        def drawn(place: int, which: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+            rng = np.random.default_rng([self.seed, self.epoch, index, place])
             pixels, labels = self.groups[names[which]]
             skull = not names[which].startswith("brats")
             x, y = augment(pixels[k], labels[k], rng, self.recipe.augment, self.recipe.randomize, skull)
-            xs.append(standardize(x)[..., None])
-            ys.append(y if self.recipe.task == "segment" else allowed_types(labels[k], names[which]))
+            return standardize(x)[..., None], y if self.recipe.task == "segment" else allowed_types(labels[k], names[which])
+
+        chosen = [(place, which, k) for place, (which, k) in enumerate(self._chosen(self.epoch)[index])]
+        of = map if self._threads is None else self._threads.map
+        xs, ys = zip(*of(lambda one: drawn(*one), chosen), strict=True)
         return np.stack(xs), np.stack(ys)
 
     @lru_cache(maxsize=2)  # noqa: B019 - lives as long as one phase
@@ -230,6 +236,10 @@ def train(
         return final
     log.info("%s: seed %d, folds %s, data sets %s.", recipe.name, seed, list(folds), ", ".join(sources))
     keras.utils.set_random_seed(seed)
+    if keras.backend.backend() == "jax":  # the second phase need not compile again
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", str((out.parent / "cache" / "jax").resolve()))
     sequences = tuple(LGG_CHANNELS)
     items, more = (
         limited(load_index(data, sources, some, sequences), recipe.limit) + (accepted_items(data, some) if accepted else [])
@@ -257,9 +267,9 @@ def train(
             groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task)
             validation = _validation(checks, phase.size, out.parent / "cache", recipe.task)
             batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
-            epochs, took = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
+            done = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             save_weights(model, finished)
-            write(out / f"phase{number}" / TOOK, json.dumps([epochs * len(batches) * batches.recipe.batch, took]))
+            write(out / f"phase{number}" / TOOK, json.dumps([done.steps * batches.recipe.batch, done.seconds]))
         shown, lasted = _took(out / f"phase{number}", recipe, phase)
         seen, seconds = seen + shown, None if lasted is None or seconds is None else seconds + lasted
         previous = finished
@@ -267,7 +277,7 @@ def train(
     _hand_out(ends, recipe.average, final)
     plot_history(out)
     scans = len({(i.source, i.id) for i in (more if "refit_folds" in wanted else items)})
-    record(out, scans=scans, scans_seen=seen, **facts(seconds))
+    record(out, scans=scans, scans_seen=seen, **facts_of_network(seconds))
     if seconds is not None:
         log.info("%s: %d scans shown in %.1f minutes of training.", recipe.name, seen, seconds / 60)
     return final
@@ -295,7 +305,12 @@ def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
 def _phase_model(recipe: Recipe, phase: Phase, previous: Path | None) -> keras.Model:
     keras.utils.clear_session()  # layer names start anew: they are the keys of the weights file
     config = recipe.config if previous is None else {k: v for k, v in recipe.config.items() if k != "encoder_weights"}
-    model = (build if recipe.task == "segment" else build_classifier)(recipe.name, (phase.size, phase.size, 1), **config)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(recipe.dtype)
+    try:
+        model = (build if recipe.task == "segment" else build_classifier)(recipe.name, (phase.size, phase.size, 1), **config)
+    finally:
+        keras.config.set_dtype_policy(policy)
     if previous is not None:
         model.load_weights(previous)
     if phase.freeze:
@@ -306,12 +321,18 @@ def _phase_model(recipe: Recipe, phase: Phase, previous: Path | None) -> keras.M
 
 
 def _hand_out(ends: Sequence[Path], count: int, path: Path) -> None:
-    """Write the mean of the weights at the ends of the last ``count`` phases; sizes of canvas change no shape."""
+    """Write the mean of the weights at the ends of the last ``count`` phases; sizes of canvas change no shape.
+
+    The optimizer's state, two thirds of a file, stays behind.
+    """
     import h5py
 
     *others, last = ends[-count:]
     with replacing(path) as part:
-        shutil.copyfile(last, part)
+        with h5py.File(last) as whole, h5py.File(part, "w") as kept:
+            kept.attrs.update(whole.attrs)
+            for name in whole.keys() - {"optimizer"}:
+                whole.copy(name, kept)
         with ExitStack() as stack:
             mean = stack.enter_context(h5py.File(part, "r+"))["layers"]
             more = [stack.enter_context(h5py.File(end))["layers"] for end in others]
@@ -362,8 +383,8 @@ def _fit(
     validation: tuple[np.ndarray, np.ndarray],
     folder: Path,
     verbose: int,
-) -> tuple[int, float]:
-    common: dict[str, Any] = {"weight_decay": recipe.weight_decay, "clip": 1.0}
+) -> Fitted:
+    common: dict[str, Any] = {"weight_decay": recipe.weight_decay, "clip": 1.0, "seconds": phase.seconds}
     plan = (
         Plan(phase.epochs, phase.learning_rate, "cosine", recipe.warmup, **common)
         if recipe.schedule == "cosine"
@@ -376,21 +397,30 @@ def _fit(
 
 
 def plot_history(out: Path) -> None:
-    """Draw loss and score of all phases into ``history.png``."""
-    import matplotlib
-
+    """Join the phases' histories, and draw loss and score into ``history.png`` where matplotlib is installed."""
+    rows: list[dict[str, str]] = []
+    for file in sorted(out.glob(f"phase*/{HISTORY}")):
+        with file.open(newline="") as lines:
+            rows += csv.DictReader(lines)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(out / HISTORY) as part, part.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerows([["step", *names], *([k, *(row.get(n, "") for n in names)] for k, row in enumerate(rows))])
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        log.info("%s: no plot of its history without matplotlib.", out.name)
+        return
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    import pandas as pd
 
-    parts = [pd.read_csv(f) for f in sorted(out.glob("phase*/history.csv"))]
-    history = pd.concat(parts, ignore_index=True)
-    history.to_csv(out / "history.csv", index_label="step")
+    history = {name: [float(row.get(name, NONE).replace(NONE, "nan")) for row in rows] for name in names}
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     score = "tumor_dice" if "tumor_dice" in history else "allowed_accuracy"
     for axis, key in zip(axes, ("loss", score), strict=True):
         axis.plot(history[key], label="training")
-        axis.plot(history[f"val_{key}"], label="validation")
+        if not np.isnan(history[f"val_{key}"]).all():  # training by the clock does not validate
+            axis.plot(history[f"val_{key}"], label="validation")
         axis.set(xlabel="epoch", ylabel=key.replace("_", " "))
         axis.legend()
     figure.savefig(out / "history.png", dpi=110)

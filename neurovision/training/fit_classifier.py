@@ -298,8 +298,8 @@ def fit_stages(
         )  # fmt: skip
         batches = _Batches(training, plan.batch, stage.jitter, seed + number)
         folder = None if out is None else out / f"phase{number}"
-        epochs, took = fit(model, batches, checks, loop, _loss(plan.loss), _metrics(), folder, weights, verbose)
-        seen, seconds = seen + epochs * len(training.tumor), seconds + took
+        fitted = fit(model, batches, checks, loop, _loss(plan.loss), _metrics(), folder, weights, verbose)
+        seen, seconds = seen + fitted.epochs * len(training.tumor), seconds + fitted.seconds
     return seen, seconds
 
 

@@ -27,7 +27,9 @@ LICENSES = {
 ORDER = ("none stated", "CC0 1.0", "CC BY 4.0", "CC BY-SA 4.0", "CC BY-NC 4.0", "CC BY-NC-SA 4.0", "CC BY-NC-ND 4.0")
 
 
-PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "openvino", "scikit-learn", "xgboost", "xgboost-cpu", "numpy")
+PACKAGES = (
+    "keras", "jax", "torch", "tensorflow", "tensorflow-cpu", "openvino", "scikit-learn", "xgboost", "xgboost-cpu", "numpy",
+)  # fmt: skip
 
 
 def facts(seconds: float | None) -> dict[str, Any]:
@@ -40,12 +42,43 @@ def facts(seconds: float | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def accelerator() -> str | None:
+    """The name of the GPU that Keras' backend computes on; None where it computes on the processor."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found = jax.devices()[0]
+        return None if found.platform == "cpu" else str(found.device_kind)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU")
+    return str(tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU")) if devices else None
+
+
+def facts_of_network(seconds: float | None) -> dict[str, Any]:
+    """As :func:`facts`, of a network: on what Keras' backend computed, and which that was."""
+    import keras
+
+    found = facts(seconds)
+    return {**found, "hardware": accelerator() or found["hardware"], "backend": keras.backend.backend()}
+
+
 def license_of(root: Path, source: str) -> str:
     """The terms of a data set: what its ABOUT says, else what is known of it, else NOT_STATED.
 
     Raises:
         DataError: ABOUT cannot be read.
     """
+    if root.is_file():
+        from neurovision.training.packed import packed_licenses
+
+        return packed_licenses(root).get(source, NOT_STATED)
     about = root / source / ABOUT
     if not about.is_file():
         return LICENSES.get(source, NOT_STATED)

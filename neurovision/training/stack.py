@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import logging
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ from neurovision.ensemble.out_of_distribution import OutOfDistribution, score
 from neurovision.ensemble.verdict import FEATURES, tumor_probability, type_probabilities, verdict_features
 from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Renamed, Voter
 from neurovision.errors import DataError, WeightsMissing
-from neurovision.files import write
+from neurovision.files import replacing, write
 from neurovision.scan.prepare import standardize
-from neurovision.segmenters import build, cards
+from neurovision.segmenters import build
 from neurovision.training.augment import augment
 from neurovision.training.calibrate import (
     CrossFitted,
@@ -55,14 +56,15 @@ from neurovision.training.calibrate import (
     fit_quality,
     fit_sequence,
 )
-from neurovision.training.dataset import LGG_CHANNELS, Item, load_index, pack
+from neurovision.training.clock import voting
+from neurovision.training.dataset import LGG_CHANNELS, Item, load_index, pack, pack_key
 from neurovision.training.fit import FINAL, OUT_OF_FOLD, phantom_pack
 from neurovision.training.identity import patients_of
 from neurovision.training.provenance import facts, license_of, strictest
+from neurovision.training.recipes import CLASSIFIER
 
 log = logging.getLogger(__name__)
 
-CLASSIFIER = "efficientnetlite0"
 CHUNK = 16
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 REFUSED, WARNED = 0.003, 0.008  # of real scans that no network saw: refused, and read with a warning
@@ -247,9 +249,10 @@ def stack(
     reader = every[-1] if classifier else None
     staging = _fresh(out.with_name(f".{out.name}-staging"))
     fitting = _fresh(out.with_name(f".{out.name}-fitting")) if any(r.refit_folds for r in every) else staging
-    engine = load_engine(_export_all(every, reader, size, fitting, refitted=False))
+    asked = export_all(every, reader, size, fitting, refitted=False)
+    engine = load_engine(asked)
     items = vote_items(data, sources, vote_fold, limit)
-    observed = observe(engine, items, size, cache, reader is not None)
+    observed = observed_of(asked, lambda: engine, items, cache)
     vote = _fit_vote(observed.pixels, staging, len(names))
     slices = _cross_fitted(observed, items, len(names))
     verdict = replace(_fit_verdict(observed.slices, items), mask_share=best_share(slices) if slices else None)
@@ -259,7 +262,7 @@ def stack(
         verdict = replace(verdict, type_weight=_type_weight(observed.shares, observed.answers, items))
         seen = _seen(engine, data, reader, size, cache)
         limits = _limits(score(*seen, observed.answers, observed.features), items)
-    networks = _export_all(every, reader, size, staging, refitted=True)
+    networks = export_all(every, reader, size, staging, refitted=True)
     if fitting != staging:
         shutil.rmtree(fitting)
         shipped = load_engine(networks)  # what it converts is published too
@@ -282,11 +285,6 @@ def stack(
     )  # fmt: skip
     write(staging / FILE, manifest.text())
     return _publish(staging, out)
-
-
-def voting() -> list[str]:
-    """The segmenters whose cards say that they vote."""
-    return [c.name for c in cards() if c.votes]
 
 
 def read_runs(data: Path, runs: Path, names: Sequence[str], vote_fold: int) -> list[Run]:
@@ -335,6 +333,43 @@ def vote_items(data: Path, sources: Sequence[str], vote_fold: int, limit: int | 
         return items
     kept = [[i for i in items if i.source == s] for s in sources]
     return [i for group in kept for i in group[:: max(1, len(group) // limit)]]
+
+
+# What is observed follows from these files, as this process loaded them, beside networks and scans.
+_CODE = b"".join((Path(__file__).parents[1] / f).read_bytes() for f in ("ensemble/features.py", "training/stack.py"))
+
+
+def observed_of(networks: Networks, engine: Callable[[], Engine], items: Sequence[Item], cache: Path) -> Observed:
+    """As :func:`observe`; kept in ``cache``, and taken from there where networks, scans and code are the same.
+
+    Args:
+        networks: What is asked, of :func:`export_all`.
+        engine: Gives what runs them.
+        items: Of :func:`vote_items`.
+        cache: Folder.
+    """
+    size, file = networks.size, cache / "observed.npz"
+    key = hashlib.sha256(_CODE)
+    key.update(json.dumps([n.sha256 for n in networks.networks] + [pack_key(items, size)]).encode())
+    if file.is_file():
+        with np.load(file) as kept:
+            found = dict(kept)
+        if found.pop("key") == key.hexdigest():
+            log.info("what the networks say of the fold is at hand already")
+            pixels = Pixels(*(found.pop(f.name) for f in fields(Pixels)))
+            answers, features = (found.pop(name, None) for name in ("answers", "slice_features"))
+            canvases, labels = pack(items, size, cache)
+            softmax = np.load(cache / "softmax.npy", mmap_mode="r")
+            scenes = Scenes(canvases, labels, answers)
+            return Observed(pixels, softmax, scenes, np.asarray(labels), found["slices"], found["shares"], answers, features)
+    file.unlink(missing_ok=True)  # the softmax beside it is about to be replaced
+    observed = observe(engine(), items, size, cache, networks.classifier is not None)
+    arrays = {**vars(observed.pixels), "slices": observed.slices, "shares": observed.shares}
+    optional = {"answers": observed.answers, "slice_features": observed.features}
+    arrays |= {name: array for name, array in optional.items() if array is not None}
+    with replacing(file) as part, part.open("wb") as stream:
+        np.savez(stream, key=np.array(key.hexdigest()), **arrays)
+    return observed
 
 
 def observe(engine: Engine, items: Sequence[Item], size: int, cache: Path, classifies: bool) -> Observed:
@@ -399,7 +434,7 @@ def _run_of(data: Path, run: Path, vote_fold: int) -> Run:
     return Run(run, described["recipe"], folds, refit, sources, terms, described.get("facts", {}))
 
 
-def _export_all(runs: Sequence[Run], reader: Run | None, size: int, folder: Path, refitted: bool) -> Networks:
+def export_all(runs: Sequence[Run], reader: Run | None, size: int, folder: Path, refitted: bool) -> Networks:
     """Write all networks into ``folder``: the shipped weights, or those from before any phase that refits."""
     entries = [_export(run, FINAL if refitted or not run.refit_folds else OUT_OF_FOLD, size, folder) for run in runs]
     classifier = entries.pop() if reader is not None else None

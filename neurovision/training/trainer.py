@@ -25,6 +25,10 @@ from neurovision.files import replacing, write
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 DECAY_STEPS = 1000  # of every exponential decay in the documents
 PLATEAU_FACTOR, PLATEAU_DELTA = 0.1, 1e-4
+START, FLOOR = 0.05, 0.01  # of the peak rate, where warm-up begins and where the cosine ends
+KEEP = 60.0  # seconds between two states that are kept of a training by the clock
+ENDLESS = 10**9  # epochs, where a time budget ends them
+NONE = "NA"  # in HISTORY, as Keras writes it: not measured
 RUN, HISTORY = "run.json", "history.csv"
 
 
@@ -33,9 +37,9 @@ class Plan:
     """One stretch of training.
 
     Attributes:
-        epochs: At most this many.
+        epochs: At most this many; not read where ``seconds`` is given.
         learning_rate: At the start; with ``"cosine"`` the peak.
-        schedule: ``"constant"``, ``"cosine"`` (warm-up, then to zero) or ``"exponential"``.
+        schedule: ``"constant"``, ``"cosine"`` (warm-up, then to FLOOR) or ``"exponential"``.
         warmup: Part of the steps that the rate rises, with ``"cosine"``.
         decay: Factor of the rate every DECAY_STEPS steps, with ``"exponential"``.
         optimizer: One of OPTIMIZERS.
@@ -45,6 +49,9 @@ class Plan:
         patience: Epochs without a better value after which training stops and the best epoch's weights come back.
         plateau: Epochs without a better validation loss after which the rate is divided by ten; None for never.
         validation_batch: Scans a validation step.
+        seconds: A time budget in the place of ``epochs``: the rate follows the elapsed share of it, always as with
+            ``"cosine"``, training stops at its end, in the midst of an epoch if need be, and nothing is spent on
+            validation. Interrupted calls count up to the last state that they kept.
     """
 
     epochs: int
@@ -59,13 +66,23 @@ class Plan:
     patience: int | None = None
     plateau: int | None = None
     validation_batch: int = 32
+    seconds: float | None = None
+
+    def rate_at(self, share: float) -> float:
+        """The learning rate when a share of the time budget has passed."""
+        if share < self.warmup:
+            return self.learning_rate * (START + (1 - START) * share / self.warmup)
+        past = min(1.0, (share - self.warmup) / (1 - self.warmup))
+        return self.learning_rate * (FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * past)) / 2)
 
     def rate(self, steps: int) -> Any:
         """The learning rate or its schedule, over so many steps."""
+        if self.seconds is not None:
+            return self.learning_rate * START  # until the clock runs
         if self.schedule == "cosine":
             warm = max(1, int(steps * self.warmup))
             return keras.optimizers.schedules.CosineDecay(
-                self.learning_rate / 20, steps - warm, alpha=0.01, warmup_target=self.learning_rate, warmup_steps=warm
+                self.learning_rate * START, steps - warm, alpha=FLOOR, warmup_target=self.learning_rate, warmup_steps=warm
             )
         if self.schedule == "exponential":
             return keras.optimizers.schedules.ExponentialDecay(self.learning_rate, DECAY_STEPS, self.decay)
@@ -81,6 +98,21 @@ class Plan:
         if self.optimizer not in kinds:
             raise ModelError(f"An optimizer is one of {', '.join(OPTIMIZERS)}; received {self.optimizer!r}.")
         return kinds[self.optimizer](self.rate(steps), weight_decay=self.weight_decay, clipnorm=self.clip)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training came to, interrupted calls included.
+
+    Attributes:
+        epochs: Begun.
+        steps: Batches shown.
+        seconds: That it took.
+    """
+
+    epochs: int
+    steps: int
+    seconds: float
 
 
 class Drawn(Protocol):
@@ -101,7 +133,7 @@ def fit(
     folder: Path | None = None,
     class_weight: dict[int, float] | None = None,
     verbose: int = 0,
-) -> tuple[int, float]:
+) -> Fitted:
     """Train a built network in place.
 
     Args:
@@ -115,8 +147,6 @@ def fit(
         class_weight: Weight of each class in the loss.
         verbose: Keras' verbosity.
 
-    Returns:
-        Epochs and seconds, those of an interrupted call included.
     """
     model.compile(optimizer=plan.built_optimizer(len(batches) * plan.epochs), loss=loss, metrics=list(metrics))
     keeper = _Keeper(batches, plan, folder)
@@ -135,15 +165,16 @@ def fit(
         )
         callbacks.append(keeper.plateau)
     if keeper.stopped():
-        model.set_weights(keeper.best_weights)
-        return keeper.epoch, keeper.seconds
+        if keeper.best_weights is not None:
+            model.set_weights(keeper.best_weights)
+        return keeper.fitted
     with fused_normalization():
         model.fit(  # Keras would shuffle the batches, which are drawn at random already, by a state that is not kept
-            batches, shuffle=False, epochs=plan.epochs, initial_epoch=keeper.epoch, validation_data=validation,
-            validation_batch_size=plan.validation_batch, class_weight=class_weight, callbacks=[*callbacks, keeper],
-            verbose=verbose,
+            batches, shuffle=False, epochs=plan.epochs if plan.seconds is None else ENDLESS, initial_epoch=keeper.epoch,
+            validation_data=validation if plan.seconds is None else None, validation_batch_size=plan.validation_batch,
+            class_weight=class_weight, callbacks=[*callbacks, keeper], verbose=verbose,
         )  # fmt: skip
-    return keeper.epoch, keeper.seconds
+    return keeper.fitted
 
 
 def _mode(watched: str) -> str:
@@ -151,7 +182,7 @@ def _mode(watched: str) -> str:
 
 
 class _Keeper(keras.callbacks.Callback):
-    """Tells the batches their epoch, and keeps and restores what an interrupted call needs; the last callback.
+    """Tells batches their epoch, watches the clock, keeps and restores what an interrupted call needs; the last callback.
 
     Keras' own writes in place, where a run that is killed meanwhile could never resume, and forgets what the other
     callbacks remember.
@@ -162,10 +193,21 @@ class _Keeper(keras.callbacks.Callback):
         self.batches, self.plan, self.folder = batches, plan, folder
         self.early: Any = None
         self.plateau: Any = None
-        self.epoch, self.seconds, self.best_weights = 0, 0.0, None
+        self.epoch, self.steps, self.seconds, self.best_weights = 0, 0, 0.0, None
+        self._began: float | None = None  # seconds at the end of the first step, which compiles
+        self._rate, self._kept = math.nan, -math.inf
         self._since = time.perf_counter()
         self._watched: list[float] = []  # of the epochs before
         self._losses: list[float] = []
+
+    @property
+    def fitted(self) -> Fitted:
+        """What there is so far."""
+        return Fitted(self.epoch, self.steps, self.seconds)
+
+    @property
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self._since
 
     @property
     def _latest(self) -> Path:
@@ -190,6 +232,7 @@ class _Keeper(keras.callbacks.Callback):
             return
         state = json.loads(self._state.read_text())
         self.epoch, self.seconds = int(state["epoch"]), float(state.get("seconds", 0.0))
+        self.steps, self._began = int(state.get("steps", self.epoch * len(self.batches))), state.get("began")
         self._cut_history()
         assert model.optimizer is not None
         model.optimizer.build(model.trainable_variables)
@@ -209,8 +252,9 @@ class _Keeper(keras.callbacks.Callback):
         lines = history.read_text().splitlines(keepends=True)[: self.epoch + 1]
         write(history, "".join(lines))
         rows = list(csv.DictReader(lines))
-        self._watched = [float(r[self.plan.watched]) for r in rows if r.get(self.plan.watched)]
-        self._losses = [float(r["val_loss"]) for r in rows if r.get("val_loss")]
+        self._watched, self._losses = (
+            [float(r[key]) for r in rows if r.get(key, NONE) not in ("", NONE)] for key in (self.plan.watched, "val_loss")
+        )
 
     def _best_epoch(self) -> int:
         signed = [-v for v in self._watched] if _mode(self.plan.watched) == "max" else self._watched
@@ -218,6 +262,8 @@ class _Keeper(keras.callbacks.Callback):
 
     def stopped(self) -> bool:
         """Whether an interrupted call had come to its end already."""
+        if self.plan.seconds is not None:
+            return self.seconds >= self.plan.seconds
         if self.epoch >= self.plan.epochs:
             return self.best_weights is not None
         return self.best_weights is not None and len(self._watched) - 1 - self._best_epoch() >= (self.plan.patience or 0)
@@ -238,11 +284,35 @@ class _Keeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.batches.epoch = epoch
 
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if self.plan.seconds is None:
+            return
+        began = self._began or 0.0
+        share = 0.0 if self._began is None else (self._elapsed - began) / max(self.plan.seconds - began, 1e-9)
+        rate = self.plan.rate_at(share)
+        if not abs(rate - self._rate) < self.plan.learning_rate / 100:
+            if hasattr(self.model, "jax_state_sync"):  # JAX holds the optimizer's variables elsewhere during an epoch
+                self.model.jax_state_sync()
+            assert self.model is not None and self.model.optimizer is not None
+            self.model.optimizer.learning_rate = self._rate = rate
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self.steps += 1
+        if self.plan.seconds is None:
+            return
+        elapsed = self._elapsed
+        self._began = elapsed if self._began is None else self._began
+        if elapsed >= self.plan.seconds:
+            assert self.model is not None
+            self.model.stop_training = True
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         now = time.perf_counter()
         self.epoch, self.seconds, self._since = epoch + 1, self.seconds + now - self._since, now
-        if self.folder is None:
+        ended = self.plan.seconds is None or self.seconds >= self.plan.seconds
+        if self.folder is None or not (ended or self.seconds - self._kept >= KEEP):
             return
+        self._kept = self.seconds
         assert self.model is not None
         value = float((logs or {}).get(self.plan.watched, math.nan))
         self._watched.append(value)
@@ -250,7 +320,8 @@ class _Keeper(keras.callbacks.Callback):
             save_weights(self.model, self._best)
         save_weights(self.model, self._latest)
         chance = [np.asarray(v).tolist() for v in _chance(self.model)]
-        write(self._state, json.dumps({"epoch": self.epoch, "seconds": round(self.seconds, 1), "chance": chance}))
+        state = {"epoch": self.epoch, "steps": self.steps, "seconds": round(self.seconds, 3), "began": self._began}
+        write(self._state, json.dumps({**state, "chance": chance}))
 
 
 def _chance(model: keras.Model) -> list[Any]:

@@ -277,7 +277,7 @@ def _train(
             weight_decay=schedule.weight_decay, patience=schedule.patience, plateau=5 if schedule.plateau else None,
             validation_batch=BATCH,
         )  # fmt: skip
-        run += fit(model, batches, checks, plan, loss)[0]
+        run += fit(model, batches, checks, plan, loss).epochs
     return run
 
 

@@ -7,6 +7,9 @@ import pkgutil
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+CLASSIFIER = "efficientnetlite0"  # the whole-slice classifier of the ensemble
+REFIT = 0.3  # of a network's time by the clock goes to what also trains on the vote's fold
+WARMUP = 0.05  # of a time budget
 PRETRAINED = ("linknet", "unet_efficientnet", "deeplabv3plus")  # segmenters with an ImageNet encoder
 
 
@@ -16,7 +19,7 @@ class Phase:
 
     Attributes:
         size: Side of the canvas in pixels.
-        epochs: At most this many.
+        epochs: At most this many; 0 where ``seconds`` is given.
         learning_rate: Peak of Adam's rate.
         freeze: What stays as it is: ``"encoder"``, so that only the decoder is trained; ``"depthwise"``, the
             encoder's depthwise kernels, whose gradient is a fifth of a step's time on a CPU and which need the least
@@ -24,6 +27,7 @@ class Phase:
         batch: Scans a step, where it is not the recipe's.
         refit: Trained on the vote's fold too. The vote is fitted on what the weights before such phases say of that
             fold, which they have not seen; what is shipped has then learned from it as well.
+        seconds: A time budget in the place of ``epochs``; see ``trainer.Plan``.
     """
 
     size: int
@@ -32,6 +36,7 @@ class Phase:
     freeze: Literal["", "encoder", "depthwise"] = ""
     batch: int | None = None
     refit: bool = False
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Recipe:
             those that refit and those before, each have a mean of their own.
         limit: At most about so many scans of each data set; None takes all.
         trial: Shortened by a caller: what it trains never takes the place of whole weights.
+        dtype: ``"float32"``, or ``"mixed_bfloat16"``: layers compute in bfloat16, weights are kept in float32.
     """
 
     name: str
@@ -98,6 +104,35 @@ class Recipe:
     own: float = 0.5
     limit: int | None = None
     trial: bool = False
+    dtype: str = "float32"
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its encoder starts from ImageNet or from another run."""
+        return bool(self.config.get("encoder_weights") or self.start)
+
+    def by_clock(
+        self, seconds: float, size: int | None = None, batch: int | None = None, dtype: str = "float32"
+    ) -> Recipe:
+        """The same for so many seconds, in two phases: without the vote's fold, then REFIT of the time with it.
+
+        Both freeze what the recipe's last phase freezes. The first takes the highest rate that the recipe has under that,
+        the second half of it. No number makes it a trial.
+
+        Args:
+            seconds: Of training, what compiles the first step included; reading and building come on top.
+            size: Side of the canvas in pixels; the recipe's last by default.
+            batch: Scans a step; the recipe's by default.
+            dtype: See above.
+        """
+        last = self.phases[-1]
+        peak = max(p.learning_rate for p in self.phases if p.freeze == last.freeze)
+        phases = tuple(
+            Phase(size or last.size, 0, rate, last.freeze, refit=refit, seconds=round(seconds * share, 1))
+            for refit, rate, share in ((False, peak, 1 - REFIT), (True, peak / 2, REFIT))
+        )
+        chosen = replace(self, phases=phases, batch=batch or self.batch, dtype=dtype, average=1)
+        return replace(chosen, schedule="cosine", warmup=WARMUP)
 
     def shortened(
         self, epochs: int | None = None, size: int | None = None, batch: int | None = None, limit: int | None = None
