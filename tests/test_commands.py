@@ -98,6 +98,8 @@ def test_a_scan_is_one_line() -> None:
     assert line_of(none) == "a.png: no tumor detected, probability of a tumor 0.03 (tumor from 0.42)"
     assert line_of({**row, "verdict": "borderline"}).startswith("a.png: borderline, probability")
     assert line_of({**row, "verdict": None}) == "a.png: no verdict"
+    assert "tumor > 0.99 (tumor" in line_of({**row, "tumor_probability": 0.999})
+    assert "tumor < 0.01 (tumor" in line_of({**none, "tumor_probability": 0.001})
 
 
 def test_a_trial_takes_no_whole_evaluations_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

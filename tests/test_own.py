@@ -129,6 +129,7 @@ def test_what_breaks_a_rule_is_named(listed: Rows, tmp_path: Path) -> None:
         ({"image": "images/none.png"}, r"there is no images/none\.png"),
         ({"image": "../secret.png"}, "leads out of it"),
         ({"image": ""}, "names its image"),
+        ({"label": "glioma", "mask": ""}, "line 2: a tumor of a named type needs a mask"),
     ):
         with pytest.raises(DataError, match=message):
             prepare_own(listed([{**row, **change}]), data, "clinic")

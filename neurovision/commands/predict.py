@@ -135,12 +135,17 @@ def line_of(row: Mapping[str, Any]) -> str:
     if row["verdict"] is None:
         return f"{row['scan']}: no verdict"
     said = {"no tumor": "no tumor detected", "tumor": "tumor detected"}.get(row["verdict"], row["verdict"])
-    parts = [f"probability of a tumor {row['tumor_probability']:.2f} (tumor from {row['threshold']:.2f})"]
+    parts = [f"probability of a tumor {_never_certain(row['tumor_probability'])} (tumor from {row['threshold']:.2f})"]
     if row["verdict"] != "no tumor" and row["tumor_type"]:
-        parts.append(f"{row['tumor_type']} {row['p_' + row['tumor_type']]:.2f}")
+        parts.append(f"{row['tumor_type']} {_never_certain(row['p_' + row['tumor_type']])}")
     sizes = (("tumor_volume_ml", "ml", ".1f"), ("tumor_area_mm2", "mm2", ".0f"), ("tumor_area_px", "px", ".0f"))
     known = [f"{row[key]:{digits}} {unit} marked" for key, unit, digits in sizes if row.get(key)]
     return f"{row['scan']}: {said}, {', '.join([*parts, *known[:1]])}"
+
+
+def _never_certain(probability: float) -> str:
+    """A probability with two digits, but never 0 or 1: calibration says nothing of such certainty."""
+    return "< 0.01" if probability < 0.01 else "> 0.99" if probability > 0.99 else f"{probability:.2f}"
 
 
 def _analyze(analyzer: Analyzer, study: Study) -> Result:

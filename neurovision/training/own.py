@@ -228,6 +228,10 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         where = f"{path.name}, line {number}"
         if row.get("label", "") not in ("", *LABELS):
             raise DataError(f"{where}: a label is one of {', '.join(LABELS)}; received {row['label']!r}.")
+        if row.get("label", "") not in ("", "none", "tumor") and not row.get("mask"):
+            raise DataError(
+                f"{where}: a tumor of a named type needs a mask, and {row['label']} has none; give one, or write 'tumor'."
+            )
         if not re.fullmatch(r"|[1-9][0-9]?", row.get("fold", "")):
             raise DataError(f"{where}: a fold is a number from 1 to 99, or nothing; received {row['fold']!r}.")
         for column in ("image", "mask"):
