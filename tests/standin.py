@@ -61,4 +61,4 @@ def standin() -> Analyzer:
     manifest = Manifest(
         folder=Path("stand-in"), size=SIZE, members=members, vote=vote, verdict=verdict, training=training, digest="5" * 64
     )
-    return Analyzer(manifest, BrightEngine(), Voter(ManualVotingClassifier([MeanOfMembers()])))
+    return Analyzer(manifest, BrightEngine(), Voter(ManualVotingClassifier([MeanOfMembers()], 5)))

@@ -70,7 +70,7 @@ class TestFastPathsSayTheSame:
     def test_maps_are_voted_as_their_pixels_are(self):
         softmax = smooth_softmax(np.random.default_rng(0), len(NAMES), 2)
         planes = np.ascontiguousarray(np.moveaxis(softmax, -1, 2)).transpose(0, 1, 3, 4, 2)  # as the engine lays them
-        voter = Voter(ManualVotingClassifier([MeanOfMembers(), MeanOfMembers()]))
+        voter = Voter(ManualVotingClassifier([MeanOfMembers(), MeanOfMembers()], 5))
         maps = voter.vote_maps(planes)
         for n in range(2):
             assert np.allclose(maps[n], voter.vote_maps(softmax[:, n : n + 1])[0], atol=1e-6)

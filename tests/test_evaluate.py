@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neurovision.classes import BY_KEY, TUMORS
+from neurovision.classes import SHIPPED
 from neurovision.ensemble.manifest import File, Manifest, Network, Training, VerdictModel, Vote
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.results import Findings, MemberFinding, Verdict
@@ -72,7 +72,7 @@ def write_source(root: Path, source: str, rows: list[dict[str, object]]) -> None
 
 def write_data(root: Path) -> Path:
     """A prepared folder: fold 4 of all four data sets, and a patient of fold 1."""
-    write_source(root, "figshare", [{"id": f"fig{k}", "label": TUMORS[k % 3].key, "fold": 4} for k in range(6)])
+    write_source(root, "figshare", [{"id": f"fig{k}", "label": SHIPPED.keys[k % 3], "fold": 4} for k in range(6)])
     lgg = [
         {"id": f"TCGA_{p}_{k}", "patient": f"TCGA_{p}", "label": "glioma" if k < 2 else "none", "fold": 4}
         for p in "AB"
@@ -111,12 +111,12 @@ class Reader:
         self.calls += 1
         gray = study.gray()
         mask = np.zeros(gray.shape, np.uint8)
-        for kind in TUMORS:
+        for kind in SHIPPED.tumors:
             mask[np.rint(gray * 255) == GRAY[kind.key]] = kind.index
         half = mask.copy()
         half[50:] = 0
         positive = bool(mask.any())
-        types = {k.key: float((mask == k.index).mean()) for k in TUMORS}
+        types = {k.key: float((mask == k.index).mean()) for k in SHIPPED.tumors}
         return Findings(
             source=study.source, picture=gray, mask=mask, tumor_map=(mask > 0).astype(np.float32),
             uncertainty=np.zeros(gray.shape, np.float32), verdict=Verdict.of(0.9 if positive else 0.1, 0.5, types),
@@ -285,7 +285,7 @@ def test_a_rejected_scan_counts_as_empty_and_apart(
 
     def refuse_meningioma(self: Reader, study: Study) -> Findings:
         found = analyze(self, study)
-        if not (found.mask == BY_KEY["meningioma"].index).any():
+        if not (found.mask == SHIPPED.by_key["meningioma"].index).any():
             return found
         return replace(
             found, reason="x", verdict=None, members=(), mask=np.zeros_like(found.mask),

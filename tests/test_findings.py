@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from neurovision.classes import SHIPPED
 from neurovision.ensemble.features import disagreement, label_map, pixel_features
 from neurovision.ensemble.regions import find_regions
 from neurovision.errors import UnsupportedScan
@@ -90,11 +91,11 @@ def test_features_lay_members_side_by_side():
 
 def test_paint_marks_only_tumors():
     picture = np.full((100, 100), 0.5, np.float32)
-    plain = paint(picture, np.ones((100, 100), np.uint8))
+    plain = paint(picture, np.ones((100, 100), np.uint8), SHIPPED)
     assert (plain == 128).all()
-    painted = paint(picture, bar(), opacity=1.0)
+    painted = paint(picture, bar(), SHIPPED, opacity=1.0)
     assert tuple(painted[41, 20]) == (230, 159, 0) and (painted[90] == 128).all()
-    outline = paint(picture, bar(height=20), contour=True)
+    outline = paint(picture, bar(height=20), SHIPPED, contour=True)
     assert tuple(outline[50, 20]) == (128, 128, 128) and tuple(outline[40, 20]) == (230, 159, 0)
 
 

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from neurovision.classes import SHIPPED
 from neurovision.cli import app
 from neurovision.errors import DataError
 from neurovision.scan.phantom import phantom, phantom_volume
-from neurovision.training.dataset import UNTYPED, load_index, sources_in
+from neurovision.training.dataset import load_index, sources_in
 from neurovision.training.own import is_own, prepare_own
 
 Rows = Callable[..., Path]
@@ -71,7 +72,7 @@ def test_pictures_become_a_data_set(listed: Rows, tmp_path: Path) -> None:
     assert len(items) == 18 and {i.source for i in items} == {"clinic"}
     typed = next(i for i in items if i.label == "meningioma")
     assert set(np.unique(typed.canvas(64)[1])) == {0, 1, 3}
-    assert items[0].canvas(64)[1].max() == UNTYPED  # a tumor whose type nobody noted
+    assert items[0].canvas(64)[1].max() == SHIPPED.untyped  # a tumor whose type nobody noted
     written = json.loads((tmp_path / "data" / "clinic" / "report.json").read_text())
     assert written["scans"] == 18 and written["copies"] == 0
     from neurovision.training.provenance import license_of
@@ -165,7 +166,7 @@ def test_groups_and_answers_of_ones_own_scans(listed: Rows, tmp_path: Path) -> N
     items = load_index(tmp_path / "data")
     assert [group_of(i) for i in items] == ["own_tumor", "own_free", "unmarked"]
     assert len(limited(items, 2)) == 2
-    answers = allowed_types(np.array([[0, 1, UNTYPED]], np.uint8), "own_tumor")
+    answers = allowed_types(np.array([[0, 1, 5]], np.uint8), "own_tumor", 5)
     assert answers.tolist() == [0, 1, 1, 1, 0]  # a tumor of any type
 
 

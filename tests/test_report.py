@@ -12,16 +12,17 @@ import pytest
 from PIL import Image
 from standin import standin
 
+from neurovision.classes import SHIPPED
 from neurovision.ensemble.results import Findings
 from neurovision.ensemble.volume import analyze_volume
 from neurovision.errors import DataError
 from neurovision.scan.phantom import phantom, phantom_volume
 from neurovision.views.pdf import write_pdf
 from neurovision.views.report import (
-    DISCLAIMER,
     MAX_LINES,
     MAX_NOTES,
     csv_rows,
+    disclaimer,
     region_sizes,
     write_csv,
     write_json,
@@ -50,7 +51,7 @@ def test_pdf_says_what_was_found(found: Findings, tmp_path: Path) -> None:
         "Tumor detected", "RESEARCH USE ONLY", "Calibrated probability of a tumor > 99 %",
         found.weights, "phantom-glioma-4",
         "U-Net", "DGNet", f"{found.regions[0].area_px}", "Größe geprüft, см. прежний снимок.",
-        " ".join(DISCLAIMER.split()), "Read by", "Page 1 of 1",
+        " ".join(disclaimer(SHIPPED).split()), "Read by", "Page 1 of 1",
     ):  # fmt: skip
         assert words in text, words
 
@@ -134,7 +135,7 @@ def test_json_and_csv_hold_the_same_facts(tmp_path: Path) -> None:
     plain = json.loads((tmp_path / "r.json").read_text())
     with (tmp_path / "r.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert plain["report"]["notes"] == "note" and plain["report"]["disclaimer"] == DISCLAIMER
+    assert plain["report"]["notes"] == "note" and plain["report"]["disclaimer"] == disclaimer(SHIPPED)
     assert len(rows) == len(plain["regions"]) > 0
     for row, region in zip(rows, plain["regions"], strict=True):
         assert float(row["region_area_mm2"]) == region["area_mm2"] and row["region_side"] == region["side"]

@@ -11,9 +11,10 @@ from standin import standin
 from test_report import text_of
 from truth import TruthAnalyzer
 
+from neurovision.classes import SHIPPED
 from neurovision.ensemble.manifest import BorderlineRule
 from neurovision.ensemble.pipeline import differ_warning
-from neurovision.ensemble.results import COLUMNS, Findings, Interval, Unread, Verdict, VolumeFindings
+from neurovision.ensemble.results import Findings, Interval, Unread, Verdict, VolumeFindings, columns
 from neurovision.ensemble.volume import analyze_study, analyze_volume
 from neurovision.scan.phantom import phantom, phantom_volume
 from neurovision.scan.study import Source, Study
@@ -56,7 +57,7 @@ def test_every_result_answers_alike(tmp_path: Path):
     assert [type(r) for r in results] == [Findings, VolumeFindings, Findings, Unread]
     assert [r.status for r in results] == ["ok", "ok", "rejected", "unread"]
     assert {verdict_words(r) for r in results} == {"Tumor detected", "Not a brain MRI", "Cannot be read"}
-    assert all(tuple(r.row()) == COLUMNS for r in results)
+    assert all(tuple(r.row()) == columns(SHIPPED) for r in results)
     write_csv([row for r in results for row in csv_rows(r)], tmp_path / "all.csv")
     for study, result in zip((picture, volume, noise, picture), results, strict=True):
         assert result.mask_in(study).shape == result.probability_in(study).shape == study.pixels.shape[:3]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import neurovision.views.ui  # noqa: F401 - before Gradio: it switches the calls home off
 from neurovision.aids import prompted
 from neurovision.aids.prompted import Hint, Prompter, cached, load_prompter, read_box, read_hints
+from neurovision.classes import SHIPPED
 from neurovision.errors import DataError, ModelError, WeightsMissing, WeightsTampered
 from neurovision.scan.phantom import phantom
 from neurovision.training.accepted import ACCEPTED, Acceptance, accept, accepted_items
@@ -276,8 +277,9 @@ def test_from_a_proposal_to_a_training_set(scan: Path, folder: Path, tmp_path: P
     with (data / ACCEPTED / "index.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["mask_by"] == f"folder {folder.name} by hints" and row["accepted_by"] == "reader 1"
-    assert [i.id for i in accepted_items(data, [1, 2])] == [item.id] and not accepted_items(data, [1, 3])
-    assert not accepted_items(tmp_path, [2]) and group_of(item) == "figshare"  # as scans with a mask and a type are drawn
+    assert [i.id for i in accepted_items(data, [1, 2], SHIPPED)] == [item.id] and not accepted_items(data, [1, 3], SHIPPED)
+    assert not accepted_items(tmp_path, [2], SHIPPED)
+    assert group_of(item) == "figshare"  # as scans with a mask and a type are drawn
     assert ACCEPTED not in SOURCES  # nothing measures or trains on it unasked
     assert not [p for p in data.rglob("*") if "jane" in p.name.lower()] and "Jane" not in json.dumps(row)
     with pytest.raises(DataError, match="accepted before"):

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from neurovision.classes import FIRST_TUMOR
-from neurovision.ensemble.features import FACTS, PLANES, Scene, pixel_features
+from neurovision.classes import FIRST_TUMOR, SHIPPED
+from neurovision.ensemble.features import PLANES, Scene, pixel_features
 from neurovision.ensemble.manifest import VerdictModel
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.verdict import refusal, retyped, tumor_probability, type_probabilities, verdict_features
@@ -31,7 +31,7 @@ class Fixed:
 
 
 def test_vote_is_the_mean_by_class():
-    vote = ManualVotingClassifier([Fixed([0.2, 0.8], [0, 2]), Fixed([0.1, 0.2, 0.3, 0.2, 0.2], range(5))])
+    vote = ManualVotingClassifier([Fixed([0.2, 0.8], [0, 2]), Fixed([0.1, 0.2, 0.3, 0.2, 0.2], range(5))], 5)
     assert np.allclose(vote.predict_proba(np.zeros((2, 25)))[0], [0.15, 0.1, 0.55, 0.1, 0.1])
     assert vote.predict(np.zeros((3, 25))).tolist() == [2, 2, 2]
 
@@ -52,7 +52,7 @@ def test_only_doubtful_pixels_reach_the_trees(mean, skips):
     """Members may differ around their mean, which decides."""
     apart = np.minimum(mean, 1 - np.array(mean)).min() * np.array([1, -1, 0, 0, 0])
     softmax = np.stack([mean + apart, mean - apart]).reshape(2, 1, 1, 1, 5).astype(np.float32)
-    voter = Voter(ManualVotingClassifier([Fixed([0.2, 0.2, 0.2, 0.2, 0.2], range(5))]))
+    voter = Voter(ManualVotingClassifier([Fixed([0.2, 0.2, 0.2, 0.2, 0.2], range(5))], 5))
     assert np.allclose(voter.vote_maps(softmax)[0, 0, 0], mean if skips else 0.2, atol=1e-6)
     assert np.allclose(voter.vote_maps(softmax, everywhere=True)[0, 0, 0], 0.2)
 
@@ -67,7 +67,7 @@ def test_every_core_gets_pixels_back_in_order():
     values = np.linspace(0, 0.7, 1001).astype(np.float32)
     softmax = np.zeros((1, 1, 1001, 1, 5), np.float32)
     softmax[..., 0] = values[:, None]
-    said = Voter(ManualVotingClassifier([First()])).vote_maps(softmax)
+    said = Voter(ManualVotingClassifier([First()], 5)).vote_maps(softmax)
     assert np.allclose(said[0, :, 0, 3], values)
 
 
@@ -76,7 +76,7 @@ def test_trees_with_context_see_the_slice():
         classes_ = np.arange(5)
 
         def predict_proba(self, features):
-            assert features.shape[1] == 3 * 5 + len(PLANES) + 3 + FACTS
+            assert features.shape[1] == 3 * 5 + len(PLANES) + 3 + 1 + 3 + 5
             return np.full((len(features), 5), 0.2)
 
     rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_trees_with_context_see_the_slice():
     head[4:28, 6:26] = True
     answers = np.array([0.1, 0.2, 0.3, 0.25, 0.15], np.float32)
     scenes = [Scene(rng.normal(size=(32, 32)).astype(np.float32), head, a) for a in (answers, None)]
-    voted = Voter(ManualVotingClassifier([Columns()]), context=True).vote_maps(softmax, scenes, everywhere=True)
+    voted = Voter(ManualVotingClassifier([Columns()], 5), context=True).vote_maps(softmax, scenes, everywhere=True)
     assert np.allclose(voted, 0.2)
     features = np.stack([pixel_features(softmax[:, n], scene=s) for n, s in enumerate(scenes)]).reshape(2, 32, 32, -1)
     assert np.array_equal(features[1, 5, 7, :15], softmax[:, 1, 5, 7].ravel())
@@ -127,7 +127,7 @@ def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
 
 def test_the_members_weighted_mean_by_hand():
     softmax = np.random.default_rng(0).dirichlet(np.ones(5), (2, 3, 4)).astype(np.float32)
-    said = Blend([0.25, 0.75]).predict_proba(pixel_features(softmax))
+    said = Blend([0.25, 0.75], 5).predict_proba(pixel_features(softmax))
     np.testing.assert_allclose(said.reshape(3, 4, 5), 0.25 * softmax[0] + 0.75 * softmax[1], rtol=1e-5)
 
 
@@ -137,7 +137,7 @@ def test_member_weights_trust_the_right_one():
     truth = np.random.default_rng(0).integers(0, 3, 500)
     right = np.eye(5, dtype=np.float32)[truth]
     wrong = np.eye(5, dtype=np.float32)[2 - truth]
-    weights = _member_weights(np.concatenate([wrong, right], 1), truth, np.ones(500))
+    weights = _member_weights(np.stack([wrong, right], 1), truth, np.ones(500))
     assert sum(weights) == pytest.approx(1) and weights[1] > 0.99
 
 
@@ -160,7 +160,7 @@ def test_types_sum_to_one_and_follow_the_vote():
     vote = np.zeros((8, 8, 5), np.float32)
     vote[..., 1] = 1
     vote[2, 2] = [0, 0, 0.1, 0.8, 0.1]
-    types = type_probabilities(vote)
+    types = type_probabilities(vote, SHIPPED.keys)
     assert sum(types.values()) == pytest.approx(1) and types["meningioma"] == pytest.approx(0.8, abs=1e-6)
 
 
@@ -169,9 +169,9 @@ def test_pixels_follow_the_slices_types_within_their_tumor():
     vote[..., 1] = 1
     vote[2, 2] = [0, 0.2, 0.5, 0.2, 0.1]
     vote[5, 5] = [0, 0.9, 0.0, 0.0, 0.1]
-    np.testing.assert_allclose(retyped(vote, type_probabilities(vote)), vote, atol=1e-6)
+    np.testing.assert_allclose(retyped(vote, type_probabilities(vote, SHIPPED.keys)), vote, atol=1e-6)
     answers = np.array([0, 0.1, 0.8, 0.1, 0], np.float32)
-    types = type_probabilities(vote, answers, 1.0)
+    types = type_probabilities(vote, SHIPPED.keys, answers, 1.0)
     typed = retyped(vote, types)
     np.testing.assert_allclose(typed[..., 2:].sum(-1), vote[..., 2:].sum(-1), atol=1e-6)
     np.testing.assert_array_equal(typed[..., :2], vote[..., :2])

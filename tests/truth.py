@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from neurovision.classes import SHIPPED
 from neurovision.ensemble.regions import find_regions
 from neurovision.ensemble.results import Findings, Verdict
 from neurovision.scan.study import Study
@@ -19,7 +20,9 @@ class TruthAnalyzer:
         self.truth, self.rejected = truth, set(rejected)
         self.chances = chances or [0.95 if (t >= 2).any() else 0.02 for t in truth]
         self.calls = 0
-        self.manifest = SimpleNamespace(digest="f" * 64, borderline=None, intervals=None)  # which promises nothing
+        self.manifest = SimpleNamespace(  # which promises nothing
+            digest="f" * 64, classes=SHIPPED, borderline=None, intervals=None
+        )
 
     def analyze_slices(self, study: Study, indices: Sequence[int] | None = None) -> Iterator[Findings]:
         self.calls += 1

@@ -68,7 +68,6 @@ def _draw(scans: list[Path], out: Path, weights: Path | None, classifier: list[P
     import cv2
 
     from neurovision.aids.gradcam import heat_over
-    from neurovision.classes import BY_KEY
     from neurovision.ensemble.pipeline import Analyzer
     from neurovision.ensemble.volume import analyze_study
     from neurovision.errors import ScanError
@@ -97,7 +96,8 @@ def _draw(scans: list[Path], out: Path, weights: Path | None, classifier: list[P
             continue
         kind = None if classifier else result.verdict.likeliest_type
         for name, model in networks:
-            values = heat_over(model, shown.picture, shown.spacing, None if kind is None else BY_KEY[kind].index)
+            index = None if kind is None else result.classes.by_key[kind].index
+            values = heat_over(model, shown.picture, shown.spacing, index)
             drawn = heat(to_screen(shown.picture), to_screen(values))
             path = out / f"{scan.stem}.{name}.heat.png"
             write(path, cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())

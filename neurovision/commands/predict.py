@@ -100,7 +100,7 @@ def predict(
             if reason is None and objects is not None and objects.missing:
                 reason = f"no {' and no '.join(m.object for m in objects.missing)} written. {objects.missing[0].reason}"
         if result is None:
-            unread = Unread.of(scan.name, str(reason), analyzer.manifest.digest[:12])
+            unread = Unread.of(scan.name, str(reason), analyzer.manifest.digest[:12], analyzer.manifest.classes)
             write(out / f"{stem}.json", json.dumps(unread.to_json(), indent=1).encode())
         if reason is not None:
             failed += 1

@@ -62,7 +62,7 @@ def accept(
     scan: Annotated[Path, typer.Option(help="The scan that was proposed for.")],
     number: Annotated[int, typer.Option(help="Which proposal, 1 to 3.")],
     data: Annotated[Path, typer.Option(help="Prepared folder to add to; made if need be.")],
-    label: Annotated[str, typer.Option(help="glioma, meningioma or pituitary.")],
+    label: Annotated[str, typer.Option(help="Its type, such as glioma: a class of the data.")],
     fold: Annotated[int, typer.Option(help="1 to 5; all scans of a patient in one.")],
     patient: Annotated[str, typer.Option(help="A pseudonym, never a name; the same for all scans of the patient.")],
     by: Annotated[str, typer.Option(help="Who accepts the mask.")],

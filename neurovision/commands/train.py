@@ -41,12 +41,16 @@ def data(
         Path | None, typer.Option(help="Also write all canvases into this one file, to train where nothing else is.")
     ] = None,
     size: Annotated[int, typer.Option(help="With --pack: side of the canvases in pixels.", min=32, max=1024)] = 192,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Tumor class of your data, such as metastasis; once for each.")
+    ] = None,
 ) -> None:
     """Check prepared scans, or prepare your own or the original downloads (figshare .mat, kaggle_3m, yes/no, notumor).
 
     Scans of your own: a folder with a CSV of columns image, mask, label, patient, fold and sequence, of which only image
     is needed. An image is a picture, a NIfTI file, or a DICOM file or folder; volumes are cut into slices. Labels are
-    none, tumor, glioma, meningioma and pituitary. Without folds, patients are spread over five.
+    none, tumor and the classes: glioma, meningioma and pituitary unless --class names others or a classes.json describes
+    them. Without folds, patients are spread over five.
     """
     from collections import Counter
 
@@ -55,7 +59,7 @@ def data(
 
     if out is not None and is_own(source):
         chosen = name or "".join(c if c.isalnum() else "-" for c in source.resolve().name.lower()).strip("-")
-        print(*prepare_own(source, out, chosen, license).lines(), sep="\n")
+        print(*prepare_own(source, out, chosen, license, classes or ()).lines(), sep="\n")
         source = out
     elif out is not None:
         from neurovision.training.originals import prepare_originals

@@ -122,5 +122,5 @@ class SequenceHead:
 
 
 def tumor_of(probabilities: np.ndarray) -> np.ndarray:
-    """Probability of any tumor: ``(..., 5)`` to ``(...)``."""
+    """Probability of any tumor: ``(..., K)`` to ``(...)``."""
     return np.asarray(probabilities[..., FIRST_TUMOR:].sum(-1))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from neurovision.classes import CLASSES
 from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.manifest import Network, Networks
 from neurovision.ensemble.precision import precision_here
@@ -45,7 +44,7 @@ class Engine(Protocol):
             canvases: float32 ``(N, size, size)``, standardized.
 
         Returns:
-            float32 ``(M, N, size, size, 5)``, members in the manifest's order.
+            float32 ``(M, N, size, size, K)``, members in the manifest's order.
         """
 
     def classify(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,8 +54,8 @@ class Engine(Protocol):
             canvases: float32 ``(N, size, size)``, standardized.
 
         Returns:
-            Probabilities of its answers, float32 ``(N, 5)`` in the order of ``verdict.ANSWERS``, and the pooled features
-            ``(N, F)`` behind them.
+            Probabilities of its answers, float32 ``(N, K)``: no tumor, each type, not a brain MRI; and the pooled
+            features ``(N, F)`` behind them.
         """
 
 
@@ -70,7 +69,7 @@ def predict_both_ways(engine: Engine, canvases: np.ndarray) -> np.ndarray:
         canvases: float32 ``(N, size, size)``, standardized.
 
     Returns:
-        float32 ``(M, N, size, size, 5)``.
+        float32 ``(M, N, size, size, K)``.
     """
     both = engine.predict(np.concatenate([canvases, canvases[:, :, ::-1]]))
     count = len(canvases)
@@ -216,7 +215,7 @@ class OpenVinoEngine:
         for entry in manifest.networks:
             manifest.read(entry)
         self._shape = (manifest.size, manifest.size)
-        self._members = len(manifest.members)
+        self._members, self._classes = len(manifest.members), len(manifest.classes)
         self._lock = threading.Lock()  # requests hold their own input and output
         self._one: Any = None
         try:
@@ -224,7 +223,7 @@ class OpenVinoEngine:
             self._core = ov.Core()
             files = _converted(manifest)
             self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
-            self.precision = precision or precision_here(self._core, self._model, manifest.size, manifest.folder, files)
+            self.precision = precision or precision_here(self._core, self._model, manifest, files)
             self._two = ov.AsyncInferQueue(self._compile(min(2, cores())))
             self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
             self._classifier: Any = None
@@ -236,9 +235,9 @@ class OpenVinoEngine:
             raise ModelError(f"OpenVINO cannot run the networks here ({type(e).__name__}).") from e
 
     def predict(self, canvases: np.ndarray) -> np.ndarray:
-        """See :class:`Engine`; the result is a view of planes, ``(N, M, 5, size, size)`` in memory."""
+        """See :class:`Engine`; the result is a view of planes, ``(N, M, K, size, size)`` in memory."""
         count = len(canvases)
-        out = np.empty((count, self._members * len(CLASSES), *self._shape), np.float32)
+        out = np.empty((count, self._members * self._classes, *self._shape), np.float32)
         inputs = np.ascontiguousarray(canvases, np.float32)[..., None]
         with self._lock:
             if count == 1:
@@ -247,7 +246,7 @@ class OpenVinoEngine:
                 out[:] = self._one.get_output_tensor().data
             else:
                 self._predict_several(inputs, out)
-        planes = out.reshape(count, self._members, len(CLASSES), *self._shape)
+        planes = out.reshape(count, self._members, self._classes, *self._shape)
         return planes.transpose(1, 0, 3, 4, 2)
 
     def _predict_several(self, inputs: np.ndarray, out: np.ndarray) -> None:

@@ -15,7 +15,6 @@ PLANES = (
     "highest member", "mean nearby", "mean around", "mean mirrored", "depth", "from midline", "height",
 )  # fmt: skip
 NEAR, AROUND = 0.0125, 0.04  # of the canvas' side: deviations of the Gaussians that look near and around a pixel
-FACTS = 1 + 3 + 5  # of a slice, beside each member's peak: area, types, the classifier's answers
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Scene:
     Attributes:
         pixels: float32 ``(size, size)``, the standardized canvas.
         head: bool ``(size, size)``.
-        answers: The classifier's, float32 ``(5,)``, or None without one.
+        answers: The classifier's, float32 ``(K,)``, or None without one.
     """
 
     pixels: np.ndarray
@@ -55,10 +54,10 @@ def tumor_threshold(tumor: np.ndarray, share: float) -> float:
 def label_map(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """Decide the class of every pixel in two steps: tumor against the rest, then which.
 
-    A plain argmax over five classes misses a tumor whose type is in doubt: 0.2 + 0.2 + 0.2 loses to 0.4.
+    A plain argmax over the classes misses a tumor whose type is in doubt: 0.2 + 0.2 + 0.2 loses to 0.4.
 
     Args:
-        probabilities: float32 ``(..., 5)``.
+        probabilities: float32 ``(..., K)``.
         threshold: Share of tumor from which a pixel is one.
 
     Returns:
@@ -74,12 +73,12 @@ def pixel_features(softmax: np.ndarray, where: np.ndarray | None = None, scene: 
     """What the trees read of pixels: the members' probabilities side by side, and what stands around them.
 
     Args:
-        softmax: float32 ``(M, H, W, 5)``.
+        softmax: float32 ``(M, H, W, K)``.
         where: bool ``(H, W)``, the pixels that are wanted; all where None.
         scene: The slice that they belong to; None for the members' probabilities alone.
 
     Returns:
-        float32 ``(P, F)``: for each pixel the first member's five classes, then the second's, ...; with a scene also
+        float32 ``(P, F)``: for each pixel the first member's classes, then the second's, ...; with a scene also
         :func:`context_planes` and, the same for all pixels, :func:`slice_facts`.
     """
     members, height, width, classes = softmax.shape
@@ -89,8 +88,8 @@ def pixel_features(softmax: np.ndarray, where: np.ndarray | None = None, scene: 
     if scene is None:
         return np.ascontiguousarray(found)
     planes = context_planes(softmax, scene.pixels, scene.head)[where]
-    facts = np.broadcast_to(slice_facts(softmax, scene.answers), (len(found), members + FACTS))
-    return np.concatenate([found, planes, facts], axis=1)
+    facts = slice_facts(softmax, scene.answers)
+    return np.concatenate([found, planes, np.broadcast_to(facts, (len(found), len(facts)))], axis=1)
 
 
 def disagreement(masks: np.ndarray) -> float:
@@ -119,7 +118,7 @@ def context_planes(softmax: np.ndarray, pixels: np.ndarray, head: np.ndarray) ->
     is the head's), the members' tumor probability here, nearby, around and on the other side, and the place in the head.
 
     Args:
-        softmax: float32 ``(M, size, size, 5)``.
+        softmax: float32 ``(M, size, size, K)``.
         pixels: float32 ``(size, size)``, the standardized canvas.
         head: bool ``(size, size)``.
 
@@ -145,11 +144,11 @@ def slice_facts(softmax: np.ndarray, answers: np.ndarray | None) -> np.ndarray:
     """What the trees see of the whole slice: each member's peak, log area and share of types, and the classifier's answers.
 
     Args:
-        softmax: float32 ``(M, size, size, 5)``.
-        answers: float32 ``(5,)``, or None without a classifier.
+        softmax: float32 ``(M, size, size, K)``.
+        answers: float32 ``(K,)``, or None without a classifier.
 
     Returns:
-        float32 ``(M + FACTS,)``.
+        float32 ``(M + 1 + K - 2 + K,)``.
     """
     tumor = softmax[..., FIRST_TUMOR:].sum(-1)
     count = max(1, round(PEAK * tumor[0].size))
@@ -158,5 +157,5 @@ def slice_facts(softmax: np.ndarray, answers: np.ndarray | None) -> np.ndarray:
     area = np.log1p(1e4 * float((mean[..., FIRST_TUMOR:].sum(-1) >= 0.5).mean()))
     weight = mean[..., FIRST_TUMOR:] * mean[..., FIRST_TUMOR:].sum(-1, keepdims=True)
     types = weight.sum((0, 1)) + 1e-6
-    given = np.full(5, 0.2, np.float32) if answers is None else answers
+    given = np.full(mean.shape[-1], 1 / mean.shape[-1], np.float32) if answers is None else answers
     return np.concatenate([peaks, [area], types / types.sum(), given]).astype(np.float32)

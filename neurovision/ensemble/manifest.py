@@ -15,9 +15,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
+from neurovision.classes import SHIPPED, Classes
 from neurovision.errors import WeightsMissing, WeightsTampered
 
 FILE = "manifest.json"
@@ -46,6 +56,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Folds = tuple[Annotated[int, Field(ge=1, le=99)], ...]
 Config = Annotated[dict[str, Any], AfterValidator(_no_fetching)]
+ClassSet = Annotated[
+    Classes,
+    PlainValidator(lambda value: value if isinstance(value, Classes) else Classes.from_json(value) if value else SHIPPED),
+    PlainSerializer(Classes.to_json),
+]
 Digests = Annotated[  # in JSON one string, so that thousands of them take one line
     frozenset[Annotated[str, Field(pattern=r"^[0-9a-f]{16}([0-9a-f]{48})?$")]],
     BeforeValidator(lambda value: value.split() if isinstance(value, str) else value),
@@ -326,21 +341,6 @@ class GeneratorModel(File):
 
 
 @dataclass(frozen=True, kw_only=True, config=_CHECKED)
-class ClassEntry:
-    """One class of the label maps, in order of its value there.
-
-    Attributes:
-        key: The word used in files and code.
-        title: The words shown to a reader.
-        color: RGB in 0..255, or None for a class that is not painted.
-    """
-
-    key: Name
-    title: str
-    color: tuple[int, int, int] | None = None
-
-
-@dataclass(frozen=True, kw_only=True, config=_CHECKED)
 class Training:
     """Facts of the whole set.
 
@@ -379,12 +379,14 @@ class Networks:
         size: Side of the canvas that all networks read, in pixels.
         members: In the order of the vote's features.
         classifier: The network that reads the whole slice; None where the set has none.
+        classes: Of the label maps; in JSON the tumors, of which an empty list stands for SHIPPED.
     """
 
     folder: Path = Field(exclude=True)
     size: Annotated[int, Field(ge=32, le=1024)]
     members: Annotated[tuple[Network, ...], Field(min_length=1, max_length=32)]
     classifier: Network | None = None
+    classes: ClassSet = SHIPPED
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -429,7 +431,6 @@ class Manifest(Networks):
         patients: Data set to fold to digests of the patients (of the pictures, where a data set names no patients) that
             stood in it: see ``training.identity``. With a part's ``provenance`` it tells on whom the part was fitted.
             Empty where that was not recorded.
-        classes: Of the label maps; empty stands for ``classes.CLASSES``.
         digest: sha256 of the file that this was read from; not in the JSON.
     """
 
@@ -444,7 +445,6 @@ class Manifest(Networks):
     borderline: BorderlineRule | None = None
     generator: GeneratorModel | None = None
     patients: dict[str, dict[int, Digests]] = Field(default_factory=dict)
-    classes: tuple[ClassEntry, ...] = ()
     digest: str = Field(default="", exclude=True)
 
     @property

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurovision.ensemble.manifest import Manifest
-from neurovision.ensemble.verdict import ANSWERS
 from neurovision.errors import WeightsTampered
 
 SHRINKAGE = 0.03  # of the covariance towards a multiple of the identity; few scans, many features
@@ -78,13 +77,13 @@ def score(mean: np.ndarray, whitening: np.ndarray, answers: np.ndarray, features
     Args:
         mean: ``(F,)``.
         whitening: ``(F, F)``.
-        answers: ``(N, 5)`` in the order of ``verdict.ANSWERS``.
+        answers: ``(N, K)``; the last is that the picture is no brain MRI.
         features: ``(N, F)``.
 
     Returns:
         float64 ``(N,)``; about 0 for a typical scan.
     """
     distance = np.square((features - mean) @ whitening).mean(-1)
-    outside = answers[:, len(ANSWERS) - 1].astype(np.float64)
+    outside = answers[:, -1].astype(np.float64)
     odds = np.log((outside + 1e-6) / (1 - outside + 1e-6))
     return np.log(np.maximum(distance, 1e-6)) + np.maximum(odds, 0)

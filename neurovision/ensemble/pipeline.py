@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from neurovision.classes import BACKGROUND, CLASSES, FIRST_TUMOR, HEAD, TUMORS
+from neurovision.classes import BACKGROUND, FIRST_TUMOR, HEAD, Classes
 from neurovision.ensemble.calibration import (
     OTHER,
     SequenceHead,
@@ -52,8 +52,8 @@ class _Batch:
         canvases: The slices on the networks' grid.
         reasons: Why each is refused, or None.
         readable: Positions of those that are not refused.
-        softmax: float32 ``(M, len(readable), size, size, 5)``, or None where nothing is readable.
-        answers: The classifier's, float32 ``(len(readable), 5)``, or None without one.
+        softmax: float32 ``(M, len(readable), size, size, K)``, or None where nothing is readable.
+        answers: The classifier's, float32 ``(len(readable), K)``, or None without one.
         scores: Out-of-distribution score of each readable slice, or None without a classifier.
         sequences: What each readable slice looks like, or None where the weights do not tell.
         timing: Milliseconds a slice, by stage.
@@ -85,9 +85,9 @@ class _Voted:
         index: Which slice of the study.
         gray: The slice.
         canvas: The slice on the grid.
-        softmax: float32 ``(M, size, size, 5)``, the members'.
-        vote: float32 ``(size, size, 5)``.
-        answers: The classifier's, float32 ``(5,)``, or None without one.
+        softmax: float32 ``(M, size, size, K)``, the members'.
+        vote: float32 ``(size, size, K)``.
+        answers: The classifier's, float32 ``(K,)``, or None without one.
         score: The out-of-distribution score, or None without a classifier.
         sequence: What the slice looks like, or None where the weights do not tell.
     """
@@ -222,19 +222,20 @@ class Analyzer:
         return Findings(
             reason=reason, source=study.source, picture=gray, mask=np.zeros(gray.shape, np.uint8), tumor_map=empty,
             uncertainty=empty, slice_index=index, timing_ms={**timing, "total": sum(timing.values())},
-            weights=self.manifest.digest[:12], warnings=study.warnings,
+            weights=self.manifest.digest[:12], classes=self.manifest.classes, warnings=study.warnings,
         )  # fmt: skip
 
     def _findings(self, study: Study, voted: _Voted, timing: dict[str, float]) -> Findings:
         """Type, verdict, masks and measurements of one slice."""
         start = perf_counter()
-        types = type_probabilities(voted.vote, voted.answers, self.manifest.verdict.type_weight)
+        classes, model = self.manifest.classes, self.manifest.verdict
+        types = type_probabilities(voted.vote, classes.keys, voted.answers, model.type_weight)
         voted = replace(voted, vote=retyped(voted.vote, types))
         differ = disagreement(voted.member_maps >= 0.5)
         verdict, warnings = self._verdict(voted, types, differ)
         warnings += sequence_differs(study.source.sequence, voted.sequence)
         mask, marked_from = self._mask(voted.canvas, voted.vote, verdict)
-        regions = find_regions(mask, study, voted.index)
+        regions = find_regions(mask, study, voted.index, classes)
         marked = int((mask >= FIRST_TUMOR).sum())
         verdict = self._promised(study, voted, verdict, marked, marked_from)
         warnings += differ_warning(verdict, bool(regions), marked, smallest_region(mask.shape))
@@ -256,6 +257,7 @@ class Analyzer:
             slice_index=voted.index,
             timing_ms={**timing, "total": sum(timing.values())},
             weights=self.manifest.digest[:12],
+            classes=classes,
             sequence=voted.sequence,
             warnings=study.warnings + warnings,
         )
@@ -309,13 +311,14 @@ class Analyzer:
     def _members(self, voted: _Voted, verdict: Verdict) -> tuple[MemberFinding, ...]:
         masks = [self._mask(voted.canvas, p, verdict)[0] for p in voted.softmax]
         named = zip(self.manifest.members, self._titles, masks, strict=True)
-        return tuple(_member(m.name, title, mask) for m, title, mask in named)
+        return tuple(_member(m.name, title, mask, self.manifest.classes) for m, title, mask in named)
 
 
 def _maps(voted: _Voted) -> tuple[np.ndarray, np.ndarray]:
     """Probability of any tumor and uncertainty in the slice's own pixels, float32 ``(H, W)`` in [0, 1]."""
-    planes = np.stack([voted.canvas.restore(voted.vote[..., c.index], float(c is BACKGROUND)) for c in CLASSES])
-    entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(len(CLASSES))
+    count = voted.vote.shape[-1]
+    planes = np.stack([voted.canvas.restore(voted.vote[..., k], float(k == BACKGROUND.index)) for k in range(count)])
+    entropy = -(planes * np.log(np.maximum(planes, 1e-9))).sum(0) / np.log(count)
     return planes[FIRST_TUMOR:].sum(0), np.clip(entropy, 0, 1).astype(np.float32)
 
 
@@ -367,7 +370,7 @@ def restore_labels(canvas: Canvas, probabilities: np.ndarray, threshold: float =
 
     Args:
         canvas: The slice's canvas.
-        probabilities: float32 ``(size, size, 5)``.
+        probabilities: float32 ``(size, size, K)``.
         threshold: Probability of any tumor from which a pixel is marked.
 
     Returns:
@@ -378,13 +381,12 @@ def restore_labels(canvas: Canvas, probabilities: np.ndarray, threshold: float =
     tumor = probabilities[..., FIRST_TUMOR:].sum(-1)
     if tumor.max() >= threshold:
         inside = canvas.restore(tumor) >= threshold
-        types = [canvas.restore(probabilities[..., c.index])[inside] for c in TUMORS]
+        types = [canvas.restore(plane)[inside] for plane in np.moveaxis(probabilities[..., FIRST_TUMOR:], -1, 0)]
         labels[inside] = np.argmax(types, 0) + FIRST_TUMOR
     return labels
 
 
-def _member(name: str, title: str, mask: np.ndarray) -> MemberFinding:
-    counts = np.bincount(mask.ravel(), minlength=len(CLASSES))
+def _member(name: str, title: str, mask: np.ndarray, classes: Classes) -> MemberFinding:
+    counts = np.bincount(mask.ravel(), minlength=len(classes))
     area = int(counts[FIRST_TUMOR:].sum())
-    kind = max(TUMORS, key=lambda c: counts[c.index]).key if area else None
-    return MemberFinding(name, area, kind, mask, title)
+    return MemberFinding(name, area, classes.commonest(counts) if area else None, mask, title)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from neurovision.classes import CLASSES, FIRST_TUMOR
+from neurovision.classes import FIRST_TUMOR, SHIPPED
 from neurovision.ensemble.cache import kept, versions
+from neurovision.ensemble.manifest import Networks
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import label_grid, prepare, standardize
 
@@ -42,7 +43,7 @@ def computes_in_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def precision_here(core: Any, model: Any, size: int, weights: Path, graph: Mapping[str, bytes]) -> str:
+def precision_here(core: Any, model: Any, manifest: Networks, graph: Mapping[str, bytes]) -> str:
     """``"bf16"`` where the processor computes in it and the change is allowed, else ``"f32"``.
 
     The graph is the same for every processor, so one that was converted elsewhere, such as in a container's image, is
@@ -51,22 +52,22 @@ def precision_here(core: Any, model: Any, size: int, weights: Path, graph: Mappi
     Args:
         core: OpenVINO's.
         model: The members' graph.
-        size: Of the canvas.
-        weights: The weights folder; what was measured is kept beside it.
+        manifest: Of the weights; what was measured is kept beside their folder.
         graph: The converted files, which ``model`` was read from.
     """
     if not computes_in_bfloat16(core):
         return "f32"
 
     def measure(folder: Path) -> None:
-        (folder / FILE).write_text("bf16" if bfloat16_change(core, model, size).allowed else "f32")
+        change = bfloat16_change(core, model, manifest.size, len(manifest.classes))
+        (folder / FILE).write_text("bf16" if change.allowed else "f32")
 
-    rule = [str(size), str(MOST_LABELS), str(MOST_DICE)]
+    rule = [str(manifest.size), str(MOST_LABELS), str(MOST_DICE)]
     facts = [*rule, *(sha256(data).hexdigest() for data in graph.values()), *versions("openvino")]
-    return kept(weights, facts, [FILE], measure)[FILE].decode()
+    return kept(manifest.folder, facts, [FILE], measure)[FILE].decode()
 
 
-def bfloat16_change(core: Any, model: Any, size: int) -> Change:
+def bfloat16_change(core: Any, model: Any, size: int, classes: int = len(SHIPPED)) -> Change:
     """Run sixteen phantoms in float32 and in bfloat16 and compare the labels."""
     canvases, truths = [], []
     for kind in KINDS:
@@ -79,7 +80,7 @@ def bfloat16_change(core: Any, model: Any, size: int) -> Change:
     for hint in ("f32", "bf16"):
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         planes = compiled(np.stack(canvases)[..., None])[0]
-        labels.append(planes.reshape(len(canvases), -1, len(CLASSES), size, size).mean(1).argmax(1))
+        labels.append(planes.reshape(len(canvases), -1, classes, size, size).mean(1).argmax(1))
     return compare(labels[0], labels[1], truths)
 
 

@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from neurovision.classes import TUMORS
+from neurovision.classes import FIRST_TUMOR, SHIPPED, Classes
 from neurovision.ensemble.results import Region
 from neurovision.scan.study import Study
 
@@ -19,7 +19,7 @@ def smallest_region(shape: tuple[int, ...]) -> float:
     return max(2.0, MIN_REGION * shape[0] * shape[1] / 256**2)
 
 
-def find_regions(mask: np.ndarray, study: Study, slice_index: int = 0) -> tuple[Region, ...]:
+def find_regions(mask: np.ndarray, study: Study, slice_index: int = 0, classes: Classes = SHIPPED) -> tuple[Region, ...]:
     """Measure the connected tumor regions of a label map.
 
     Pixels that touch, also at a corner, are one region; its type is the commonest class in it.
@@ -28,11 +28,12 @@ def find_regions(mask: np.ndarray, study: Study, slice_index: int = 0) -> tuple[
         mask: uint8 ``(H, W)`` of class indices.
         study: For spacing, and for the side.
         slice_index: Which slice.
+        classes: Of the mask.
 
     Returns:
         Regions of at least MIN_REGION (scaled by the slice's size), largest first.
     """
-    tumor = (mask >= TUMORS[0].index).astype(np.uint8)
+    tumor = (mask >= FIRST_TUMOR).astype(np.uint8)
     count, labels, stats, centroids = cv2.connectedComponentsWithStats(tumor, connectivity=8)
     smallest = smallest_region(mask.shape)
     spacing = None if study.spacing is None else study.spacing[1:]
@@ -43,14 +44,13 @@ def find_regions(mask: np.ndarray, study: Study, slice_index: int = 0) -> tuple[
             continue
         window = labels[top : top + height, left : left + width] == k
         rows, columns = np.nonzero(window)
-        classes = np.bincount(mask[top : top + height, left : left + width][window], minlength=len(TUMORS) + 2)
-        kind = max(TUMORS, key=lambda c: classes[c.index])
+        counts = np.bincount(mask[top : top + height, left : left + width][window], minlength=len(classes))
         outline = _outline(window) + np.array([top, left])
         longest_px, across_px = _diameters(outline.astype(float), (1.0, 1.0))
         longest_mm, across_mm = (None, None) if spacing is None else _diameters(outline.astype(float), spacing)
         regions.append(
             Region(
-                type=kind.key,
+                type=classes.commonest(counts),
                 area_px=area,
                 area_mm2=None if spacing is None else area * spacing[0] * spacing[1],
                 bbox=(top, left, top + height, left + width),

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neurovision.classes import FIRST_TUMOR, TUMORS
+from neurovision.classes import FIRST_TUMOR, SHIPPED, Classes
 from neurovision.ensemble.calibration import is_borderline
 from neurovision.ensemble.manifest import BorderlineRule
 from neurovision.scan.laterality import Side
@@ -197,6 +197,7 @@ class Result(ABC):
         reason: Why there is no verdict, one sentence; None where there is one.
         timing_ms: Milliseconds by stage.
         weights: First 12 hexadecimal digits of the manifest's sha256.
+        classes: Of the weights' label maps.
         sequence: Which sequence the picture looks like, or None where the weights do not tell; the header's word is
             ``source.sequence``.
         warnings: Sentences for the reader.
@@ -207,6 +208,7 @@ class Result(ABC):
     reason: str | None = None
     timing_ms: dict[str, float] = field(default_factory=dict)
     weights: str = ""
+    classes: Classes = SHIPPED
     sequence: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -242,7 +244,7 @@ class Result(ABC):
     @property
     def volumes_ml(self) -> dict[str, float | None]:
         """Milliliters of each tumor type in the mask; None where the file gives no spacing, or for a single slice."""
-        return {kind.key: None for kind in TUMORS}
+        return dict.fromkeys(self.classes.keys)
 
     @abstractmethod
     def mask_in(self, study: Study) -> np.ndarray:
@@ -261,11 +263,11 @@ class Result(ABC):
         """The columns of :meth:`row` that differ between a slice and a volume."""
 
     def row(self) -> Row:
-        """The scan as one flat row of a table, numbers rounded; what is unknown is None. Keys are those of COLUMNS."""
+        """The scan as one flat row of a table, numbers rounded; unknown ones are None. Keys are those of :func:`columns`."""
         verdict = self.verdict
         longest = [(t.longest_diameter_px, t.longest_diameter_mm) for t in self.tumors]
         row: Row = {
-            **dict.fromkeys(COLUMNS),
+            **dict.fromkeys(columns(self.classes)),
             "scan": self.source.name,
             "status": self.status,
             "reason": self.reason,
@@ -287,13 +289,15 @@ class Result(ABC):
         return row | self._measures()
 
 
-COLUMNS = (
-    "scan", "slice", "status", "reason", "verdict", "state", "tumor_probability", "threshold", "tumor_type",
-    *(f"p_{kind.key}" for kind in TUMORS), "tumor_area_px", "tumor_area_mm2", "tumor_volume_ml", "regions",
-    "longest_diameter_px", "longest_diameter_mm", "laterality", "disagreement", "largest_slice", "slices", "height", "width",
-    "spacing_slice_mm", "spacing_row_mm", "spacing_column_mm", "format", "sequence", "sequence_seen", "weights",
-    "warnings",
-)  # fmt: skip
+def columns(classes: Classes) -> tuple[str, ...]:
+    """Keys of a row; each tumor class has a probability."""
+    return (
+        "scan", "slice", "status", "reason", "verdict", "state", "tumor_probability", "threshold", "tumor_type",
+        *(f"p_{key}" for key in classes.keys), "tumor_area_px", "tumor_area_mm2", "tumor_volume_ml", "regions",
+        "longest_diameter_px", "longest_diameter_mm", "laterality", "disagreement", "largest_slice", "slices", "height",
+        "width", "spacing_slice_mm", "spacing_row_mm", "spacing_column_mm", "format", "sequence", "sequence_seen",
+        "weights", "warnings",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +308,7 @@ class Findings(Result):
         picture: float32 ``(H, W)`` in [0, 1], the slice.
         mask: uint8 ``(H, W)`` of class indices, the vote.
         tumor_map: float32 ``(H, W)`` in [0, 1], the vote's probability of any tumor.
-        uncertainty: float32 ``(H, W)`` in [0, 1]: entropy of the vote over log 5.
+        uncertainty: float32 ``(H, W)`` in [0, 1]: entropy of the vote over the log of the number of classes.
         marked_from: The vote's probability of tumor from which ``mask`` marks a pixel: 0.5, or less where the verdict is
             tumor and the vote's peak is low; see :func:`~neurovision.ensemble.features.tumor_threshold`.
         regions: Largest first.
@@ -347,7 +351,7 @@ class Findings(Result):
 
     def overlay(self, opacity: float = 0.45, contour: bool = False) -> np.ndarray:
         """The mask over the slice: uint8 ``(H, W, 3)`` RGB."""
-        return paint(self.picture, self.mask, opacity, contour)
+        return paint(self.picture, self.mask, self.classes, opacity, contour)
 
     def mask_in(self, study: Study) -> np.ndarray:
         """See :meth:`Result.mask_in`."""
@@ -580,9 +584,9 @@ class Unread(Result):
     """A file that could not become a Study; ``source`` has its name, ``reason`` the sentence that says why."""
 
     @classmethod
-    def of(cls, name: str, reason: str, weights: str = "") -> Unread:
-        """Of a file's name and the reader's sentence."""
-        return cls(source=Source(name, ""), reason=reason, weights=weights)
+    def of(cls, name: str, reason: str, weights: str = "", classes: Classes = SHIPPED) -> Unread:
+        """Of a file's name and the reader's sentence; ``weights`` and ``classes`` are those that others are read by."""
+        return cls(source=Source(name, ""), reason=reason, weights=weights, classes=classes)
 
     @property
     def status(self) -> Status:

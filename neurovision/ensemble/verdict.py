@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from neurovision.classes import FIRST_TUMOR, TUMORS
+from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.manifest import VerdictModel
 from neurovision.scan.montage import heads_of
 from neurovision.scan.prepare import Canvas
 
 FEATURES = ("log_area", "peak", "top_mean", "members_positive", "disagreement", "classifier")
-ANSWERS = ("no tumor", *(c.key for c in TUMORS), "not a brain MRI")  # of the whole-slice classifier
 FAR = 6.0  # the classifier's log odds are taken no further than this: nothing is that certain
 
 
@@ -25,7 +25,7 @@ def verdict_features(
         tumor_map: float32 ``(size, size)``, the members' mean probability of any tumor.
         member_areas: ``(M,)`` tumor pixels of each member on the grid.
         differ: Disagreement of the members.
-        answers: float32 ``(5,)``, the classifier's in the order of ANSWERS, or None where the set has none.
+        answers: float32 ``(K,)``, the classifier's: no tumor, each type, not a brain MRI; None where the set has none.
 
     Returns:
         float64 in the order of FEATURES, without the last where there are no answers: log of the tumor area in
@@ -51,12 +51,12 @@ def tumor_probability(features: np.ndarray, model: VerdictModel) -> float:
 
 
 def pixel_types(probabilities: np.ndarray) -> np.ndarray:
-    """Share of each tumor type in a vote: float64 ``(3,)``, sum 1.
+    """Share of each tumor type in a vote: float64 ``(K - 2,)``, sum 1.
 
     Every pixel counts with the square of its tumor probability, so that faint haze over the head does not decide.
 
     Args:
-        probabilities: float32 ``(size, size, 5)``.
+        probabilities: float32 ``(size, size, K)``.
     """
     tumor = probabilities[..., FIRST_TUMOR:]
     total = (tumor * tumor.sum(-1, keepdims=True)).sum((0, 1)).astype(np.float64) + 1e-9
@@ -64,13 +64,14 @@ def pixel_types(probabilities: np.ndarray) -> np.ndarray:
 
 
 def type_probabilities(
-    probabilities: np.ndarray, answers: np.ndarray | None = None, weight_of_answers: float = 0.0
+    probabilities: np.ndarray, keys: Sequence[str], answers: np.ndarray | None = None, weight_of_answers: float = 0.0
 ) -> dict[str, float]:
     """Share of each tumor type in the vote, and in what the classifier makes of the whole slice.
 
     Args:
-        probabilities: float32 ``(size, size, 5)``, the vote.
-        answers: float32 ``(5,)``, the classifier's in the order of ANSWERS, or None where the set has none.
+        probabilities: float32 ``(size, size, K)``, the vote.
+        keys: Of the types, in the order of their classes.
+        answers: float32 ``(K,)``, the classifier's, as of :func:`verdict_features`.
         weight_of_answers: Exponent of the classifier in a weighted geometric mean, in [0, 1].
 
     Returns:
@@ -81,7 +82,7 @@ def type_probabilities(
         given = (answers[1:-1] + 1e-6) / (answers[1:-1] + 1e-6).sum()
         total = (total + 1e-6) ** (1 - weight_of_answers) * given**weight_of_answers
         total /= total.sum()
-    return {c.key: float(v) for c, v in zip(TUMORS, total, strict=True)}
+    return {key: float(v) for key, v in zip(keys, total, strict=True)}
 
 
 def retyped(probabilities: np.ndarray, types: dict[str, float]) -> np.ndarray:
@@ -91,14 +92,14 @@ def retyped(probabilities: np.ndarray, types: dict[str, float]) -> np.ndarray:
     outputs are to new priors (Saerens 2002), within their probability of tumor, which stays what it was.
 
     Args:
-        probabilities: float32 ``(size, size, 5)``, the vote.
+        probabilities: float32 ``(size, size, K)``, the vote.
         types: Of :func:`type_probabilities`.
 
     Returns:
-        float32 ``(size, size, 5)``.
+        float32 ``(size, size, K)``.
     """
     tumor = probabilities[..., FIRST_TUMOR:]
-    weighed = tumor * (np.array([types[c.key] for c in TUMORS]) / pixel_types(probabilities)).astype(np.float32)
+    weighed = tumor * (np.array(list(types.values())) / pixel_types(probabilities)).astype(np.float32)
     weighed *= tumor.sum(-1, keepdims=True) / np.maximum(weighed.sum(-1, keepdims=True), 1e-12)
     return np.concatenate([probabilities[..., :FIRST_TUMOR], weighed], axis=-1)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from neurovision.classes import CLASSES, FIRST_TUMOR, HEAD, TUMORS
+from neurovision.classes import FIRST_TUMOR, HEAD, Classes
 from neurovision.ensemble.calibration import volume_interval
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.pipeline import Analyzer, borderline_warning, differ_warning, sequence_differs
@@ -65,7 +65,7 @@ def analyze_volume(
         study: A volume; a picture is a volume of one slice.
         progress: Called with ``(slices done, slices)``.
     """
-    shape = study.pixels.shape[:3]
+    shape, classes = study.pixels.shape[:3], analyzer.manifest.classes
     mask, probability, uncertainty = (np.zeros(shape, np.uint8) for _ in range(3))
     seen: list[PackedSlice] = []
     places: list[Place] = []
@@ -81,10 +81,10 @@ def analyze_volume(
         if progress is not None:
             progress(len(seen), study.n_slices)
     said = [p.findings for p in seen]
-    lesions = _lesions(mask, [f.positive for f in said], places, study)
+    lesions = _lesions(mask, [f.positive for f in said], places, study, classes)
     slices = tuple(_summary(f, mask[f.slice_index], study) for f in said)
     verdict = _verdict(analyzer.manifest, said, slices, study)
-    counts = np.bincount(mask.reshape(-1), minlength=len(CLASSES))
+    counts = np.bincount(mask.reshape(-1), minlength=len(classes))
     warnings, sequence = study.warnings + _screened(said), _commonest([f.sequence for f in said])
     if verdict is not None:
         warnings += sequence_differs(study.source.sequence, sequence) + borderline_warning(verdict)
@@ -95,6 +95,7 @@ def analyze_volume(
         reason=said[0].reason if verdict is None else None,
         timing_ms=timing,
         weights=said[0].weights,
+        classes=classes,
         sequence=sequence,
         warnings=warnings,
         study=study,
@@ -104,7 +105,7 @@ def analyze_volume(
         slices=slices,
         packed=tuple(_kept(p, mask, places) for p in seen),
         lesions=lesions,
-        voxels={c.key: int(counts[c.index]) for c in TUMORS},
+        voxels={t.key: int(counts[t.index]) for t in classes.tumors},
     )
 
 
@@ -125,7 +126,7 @@ def _verdict(
         return None
     areas = np.array([s.area_px for s, v in zip(slices, verdicts, strict=True) if v is not None], float)
     weights = areas if areas.any() else np.array([v.probability for v in readable]) + 1e-9
-    types = {c.key: float(np.average([v.types[c.key] for v in readable], weights=weights)) for c in TUMORS}
+    types = {k: float(np.average([v.types[k] for v in readable], weights=weights)) for k in manifest.classes.keys}
     chance = _probability([None if v is None else v.probability for v in verdicts])
     verdict = Verdict.of(chance, readable[0].threshold, types, manifest.borderline)
     return _promised(manifest, verdict, verdicts, slices, study)
@@ -177,7 +178,7 @@ def _points(findings: Findings) -> list[tuple[Region, tuple[int, int]]]:
 
 
 def _lesions(
-    mask: np.ndarray, positive: list[bool], places: list[Place], study: Study
+    mask: np.ndarray, positive: list[bool], places: list[Place], study: Study, classes: Classes
 ) -> tuple[Lesion, ...]:
     """Join regions through the slices (touching corners count), and clear from ``mask`` what is no lesion."""
     from scipy.ndimage import find_objects, label  # type: ignore[attr-defined]
@@ -202,14 +203,15 @@ def _lesions(
         ):
             mask[box][inside] = HEAD.index
             continue
-        found.append(_lesion(mask[box], inside, box, regions[number], study))
+        found.append(_lesion(mask[box], inside, box, regions[number], study, classes))
     return tuple(sorted(found, key=lambda x: -x.voxels))
 
 
 def _lesion(
-    classes: np.ndarray, inside: np.ndarray, box: tuple[slice, ...], regions: list[tuple[int, Region]], study: Study
-) -> Lesion:
-    counts = np.bincount(classes[inside], minlength=len(CLASSES))
+    labels: np.ndarray, inside: np.ndarray, box: tuple[slice, ...], regions: list[tuple[int, Region]], study: Study,
+    classes: Classes,
+) -> Lesion:  # fmt: skip
+    counts = np.bincount(labels[inside], minlength=len(classes))
     areas = inside.sum((1, 2))
     largest = int(areas.argmax())
     where, longest = max(regions, key=lambda item: item[1].longest_diameter_mm or item[1].longest_diameter_px)
@@ -217,7 +219,7 @@ def _lesion(
     pixel = None if study.spacing is None else study.spacing[1] * study.spacing[2]
     center = np.argwhere(inside).mean(0) + [s.start for s in box]
     return Lesion(
-        type=max(TUMORS, key=lambda c: counts[c.index]).key,
+        type=classes.commonest(counts),
         voxels=int(inside.sum()),
         volume_ml=None if milliliters is None else float(inside.sum()) * milliliters,
         first_slice=box[0].start,

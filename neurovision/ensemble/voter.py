@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neurovision.classes import BACKGROUND, CLASSES, HEAD, TUMORS
+from neurovision.classes import BACKGROUND, FIRST_TUMOR, HEAD
 from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.features import Scene, label_map, pixel_features
 from neurovision.ensemble.manifest import Manifest
@@ -42,12 +42,13 @@ class ManualVotingClassifier:
     scikit-learn's ``VotingClassifier`` would fit them again; this only averages.
     """
 
-    def __init__(self, classifiers: Sequence[Classifier]) -> None:
-        self.classifiers = tuple(classifiers)
+    def __init__(self, classifiers: Sequence[Classifier], count: int) -> None:
+        """Average ``classifiers`` over ``count`` classes."""
+        self.classifiers, self.count = tuple(classifiers), count
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """Mean probabilities, float32 ``(P, 5)``; a class that a classifier never saw gets 0 from it."""
-        total = np.zeros((len(features), len(CLASSES)), np.float32)
+        """Mean probabilities, float32 ``(P, K)``; a class that a classifier never saw gets 0 from it."""
+        total = np.zeros((len(features), self.count), np.float32)
         for classifier in self.classifiers:
             total[:, classifier.classes_.astype(int)] += classifier.predict_proba(features)
         return total / len(self.classifiers)
@@ -142,14 +143,16 @@ class Blend:
     better the shipped ones are; a weighted mean passes that on.
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
-        self.classes_ = np.arange(len(CLASSES))
+    def __init__(self, weights: Sequence[float], count: int) -> None:
+        """Average members of ``count`` classes by ``weights``."""
+        self.classes_ = np.arange(count)
         self._weights = np.asarray(weights, np.float32)
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Probabilities ``(P, K)`` of float32 ``(P, F)``."""
-        members = features[:, : len(self._weights) * len(CLASSES)]  # the trees' other features follow them
-        return np.tensordot(members.reshape(len(features), -1, len(CLASSES)), self._weights, (1, 0))
+        count = len(self._weights)
+        members = features[:, : count * len(self.classes_)]  # the trees' other features follow them
+        return np.tensordot(members.reshape(len(features), count, -1), self._weights, (1, 0))
 
 
 class Voter:
@@ -180,7 +183,8 @@ class Voter:
         except XGBoostError as e:
             raise WeightsTampered(f"{manifest.vote.boost.file} holds no trees that XGBoost reads; fetch it again.") from e
         boost.set_params(n_jobs=1)  # each core asks for pixels of its own
-        return cls(ManualVotingClassifier([Forest.load(manifest), Boost(boost), *blend(manifest)]), manifest.vote.context)
+        parts = [Forest.load(manifest), Boost(boost), *blend(manifest)]
+        return cls(ManualVotingClassifier(parts, len(manifest.classes)), manifest.vote.context)
 
     def vote_maps(
         self, softmax: np.ndarray, scenes: Sequence[Scene] | None = None, everywhere: bool = False
@@ -188,12 +192,12 @@ class Voter:
         """Probabilities of every pixel.
 
         Args:
-            softmax: float32 ``(M, N, H, W, 5)``, in any layout of memory.
+            softmax: float32 ``(M, N, H, W, K)``, in any layout of memory.
             scenes: The N slices; needed where the trees were fitted with context.
             everywhere: Ask the trees for every pixel.
 
         Returns:
-            float32 ``(N, H, W, 5)``.
+            float32 ``(N, H, W, K)``.
         """
         mean = softmax.mean(0)
         wanted = np.ones(mean.shape[:-1], bool) if everywhere else ~decided(mean)
@@ -212,19 +216,19 @@ class Voter:
 
 def blend(manifest: Manifest) -> list[Blend]:
     """The weighted mean, where the set holds one."""
-    return [Blend(manifest.vote.members)] if manifest.vote.members else []
+    return [Blend(manifest.vote.members, len(manifest.classes))] if manifest.vote.members else []
 
 
 def decided(mean: np.ndarray) -> np.ndarray:
     """Where the members' mean says enough.
 
     Args:
-        mean: float32 ``(..., 5)``.
+        mean: float32 ``(..., K)``.
 
     Returns:
         bool ``(...)``.
     """
-    tumors = [mean[..., c.index] for c in TUMORS]  # plane by plane, as the engine lays them
+    tumors = [mean[..., k] for k in range(FIRST_TUMOR, mean.shape[-1])]  # plane by plane, as the engine lays them
     clear = (mean[..., BACKGROUND.index] >= CLEAR) | (mean[..., HEAD.index] >= CLEAR)
     strong = np.logical_or.reduce([tumor >= STRONG for tumor in tumors])
     return (sum(tumors) <= FAINT) & clear | strong

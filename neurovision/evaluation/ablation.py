@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from neurovision.classes import CLASSES, FIRST_TUMOR
+from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.engine import load_engine
 from neurovision.ensemble.features import tumor_threshold
 from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Renamed, Voter
@@ -85,7 +85,8 @@ def ablate(
     """
     names = list(members or voting())
     networks = read_runs(data, runs, [*names, *([classifier] if classifier else [])], vote_fold)
-    items = vote_items(data, sorted({s for run in networks for s in run.sources}), vote_fold, limit)
+    sources = sorted({s for run in networks for s in run.sources})
+    items = vote_items(data, sources, vote_fold, limit, networks[0].classes)
     with tempfile.TemporaryDirectory() as folder:
         reader = networks[-1] if classifier else None
         asked = export_all(networks, reader, networks[0].size, Path(folder), refitted=False)
@@ -118,7 +119,7 @@ def measure(
     """
     shown = [k for k, i in enumerate(items) if i.tumor and i.mask is not None and (i.source, i.sequence) != ("lgg", "T1c")]
     places, blocks = np.array(shown[::every], int), blocks_of(items)
-    numbers = np.unique(blocks)
+    numbers, count = np.unique(blocks), observed.softmax.shape[-1]
     if not np.isin(numbers, blocks[places]).all():
         raise DataError("Every quarter of the vote's fold needs an annotated tumor slice; use more scans.")
     ways: list[tuple[str, bool | None]] = [*((name, None) for name in names), (PLAIN, None)]
@@ -131,12 +132,12 @@ def measure(
     fits = [(False, numbers, np.empty(0, int)), *((True, [b], np.flatnonzero(blocks == b)) for b in numbers)]
     for crossed, asked, left_out in tqdm(fits, desc="fits of the vote", unit="fit", disable=None):
         pixels, rows = observed.pixels.without(left_out), np.flatnonzero(np.isin(blocks[places], asked))
-        alone = replace(pixels, features=np.ascontiguousarray(pixels.features[:, : len(names) * len(CLASSES)]))
+        alone = replace(pixels, features=np.ascontiguousarray(pixels.features[:, : len(names) * count]))
         for name, learned in ((SOFTMAX, alone), (EVERYTHING, pixels)):
-            forest, boost, weights = fit_parts(learned, len(names))
+            forest, boost, weights = fit_parts(learned, len(names), count)
             forest.set_params(n_jobs=1)  # the voter asks from every core
-            parts = [forest, Renamed(boost, forest.classes_), Blend(weights)]
-            voter = Voter(ManualVotingClassifier(parts), context=name == EVERYTHING)
+            parts = [forest, Renamed(boost, forest.classes_), Blend(weights, count)]
+            voter = Voter(ManualVotingClassifier(parts, count), context=name == EVERYTHING)
             for row in tqdm(rows, desc=name, unit="slice", disable=None, leave=False):
                 k = places[row]
                 maps = observed.softmax[k].astype(np.float32)

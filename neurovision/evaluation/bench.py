@@ -107,7 +107,8 @@ class NaiveVoter(Voter):
         boost.load_model(bytearray(manifest.read(manifest.vote.boost)))
         forest = load_forest(manifest.read(manifest.vote.forest))
         forest.set_params(n_jobs=None)
-        super().__init__(ManualVotingClassifier([forest, boost, *blend(manifest)]), manifest.vote.context)
+        parts = [forest, boost, *blend(manifest)]
+        super().__init__(ManualVotingClassifier(parts, len(manifest.classes)), manifest.vote.context)
 
     def vote_maps(
         self, softmax: np.ndarray, scenes: Sequence[Scene] | None = None, everywhere: bool = True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurovision.classes import COUNTS, Classes
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.weights import load_manifest
 from neurovision.errors import DataError
@@ -140,7 +141,7 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
         "pictures that are no brain MRI. "
         "**A research tool, not a medical device.**\n",
         _members(manifest),
-        _use(),
+        _use(manifest.classes),
         "## Training data\n",
         table(
             ("data set", "origin", "license", "holds", "used for"),
@@ -212,23 +213,26 @@ def _members(manifest: Manifest) -> str:
     if manifest.classifier is not None:
         m = manifest.classifier
         rows.append((m.name, "classifier of the whole slice", f"{m.parameters:,}", "does not vote", m.sha256[:12]))
-    size = manifest.size
+    size, classes = manifest.size, manifest.classes
     head = ("network", "architecture", "parameters", "variant", "sha256")
     return (
         "## Networks\n\n" + table(head, rows) + "\nEach member reads one gray slice, the head cropped onto "
-        f"{size} x {size} pixels, and gives five classes: air, healthy head, glioma, meningioma, pituitary tumor. "
+        f"{size} x {size} pixels, and gives {COUNTS[len(classes)]} classes: {', '.join(c.title.lower() for c in classes)}. "
         f"Manifest `{manifest.digest[:12]}`, trained {manifest.training.date}.\n"
     )
 
 
-def _use() -> str:
-    return """## Intended use
+def _use(classes: Classes) -> str:
+    count = len(classes.tumors)
+    others = f"beside the {COUNTS[count]} types" if count > 1 else f"other than {classes.tumors[0].title.lower()}"
+    lesions = f"any lesion {others}" if "metastasis" in classes.keys else f"metastases or any lesion {others}"
+    return f"""## Intended use
 
 For research, teaching and demonstrations on brain MRI that is already in hand and de-identified: to look at what an
 ensemble of segmenters agrees and disagrees on, and as a baseline measured on patients it has never seen.
 
 **Not for** diagnosis, triage, treatment or any decision about a person; not for children, for CT or other organs, for
-postoperative scans, metastases or any lesion beside the three types, none of which it was trained or measured on. It has no
+postoperative scans, {lesions}, none of which it was trained or measured on. It has no
 regulatory clearance.
 """
 

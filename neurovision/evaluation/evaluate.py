@@ -74,11 +74,12 @@ def evaluate(
     if failures is not None and out_dir.resolve() in (failures.resolve(), *failures.resolve().parents):
         raise DataError("Pictures of failures show patients and must lie outside the folder of the results; choose another.")
     analyzer = Analyzer.load(weights, engine)
-    items, left_out = unseen(analyzer.manifest, load_index(data_root, sources, [fold], sequences))
+    manifest = analyzer.manifest
+    items, left_out = unseen(manifest, load_index(data_root, sources, [fold], sequences, manifest.classes))
     items = thin(items, limit)
-    members = [m.name for m in analyzer.manifest.members]
+    members = [m.name for m in manifest.members]
     rows = measure_all(analyzer, items, engine, work)
-    summary = summarize(rows, members, analyzer.manifest.verdict.threshold, analyzer.manifest.intervals)
+    summary = summarize(rows, members, manifest.verdict.threshold, manifest.intervals, manifest.classes)
     drawn = [i for i in items if i.tumor and i.mask is not None and (i.source, i.sequence) != ("lgg", "T1c")]
     few = thin(drawn, min(CHANGED, limit or CHANGED))
     robust = measure_robustness(analyzer, few) if robustness and few else None

@@ -171,7 +171,8 @@ def draw_case(findings: Findings, truth: np.ndarray, title: str, path: Path) -> 
         path: File to write.
     """
     figure, axes = _axes(4, 2.6, 3.0)
-    panels = {"scan": paint(findings.picture, np.zeros_like(truth)), "annotated": paint(findings.picture, truth)}
+    named = (("scan", np.zeros_like(truth)), ("annotated", truth))
+    panels = {name: paint(findings.picture, mask, findings.classes) for name, mask in named}
     panels |= {"vote": findings.overlay(), "uncertainty": np.rint(findings.uncertainty * 255).astype(np.uint8)}
     for axis, (name, image) in zip(axes, panels.items(), strict=True):
         axis.imshow(image, cmap="magma", vmin=0, vmax=255)

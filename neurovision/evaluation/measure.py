@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from neurovision.classes import BY_KEY, FIRST_TUMOR
+from neurovision.classes import FIRST_TUMOR, Classes
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.results import Findings
 from neurovision.errors import DataError
@@ -146,8 +146,7 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         drawn.update({m.name: m.mask for m in findings.members})
         drawn[VOTE] = findings.mask
         drawn[VERDICT] = findings.mask if findings.positive else nothing
-        annotated = BY_KEY[item.label].index if item.label in BY_KEY else None
-        masks = {name: mask_row(truth, mask, annotated) for name, mask in drawn.items()}
+        masks = {name: mask_row(truth, mask, item.label, findings.classes) for name, mask in drawn.items()}
         uncertainty, wrong = _pixels(findings, truth, _key(item))
     verdict = findings.verdict
     interval = None if findings.verdict is None else findings.verdict.interval
@@ -172,23 +171,25 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
     )
 
 
-def mask_row(truth: np.ndarray, mask: np.ndarray, annotated: int | None) -> MaskRow:
+def mask_row(truth: np.ndarray, mask: np.ndarray, label: str, classes: Classes) -> MaskRow:
     """Score one label map.
 
     Args:
         truth: bool ``(H, W)``, tumor.
         mask: uint8 ``(H, W)`` of class indices.
-        annotated: Class index of the annotated tumor, or None.
+        label: The scan's.
+        classes: Of the mask.
     """
+    annotated = classes.by_key.get(label)
     tumor = mask >= FIRST_TUMOR
     counts = Counts.of(truth, tumor)
     lesions = lesion_scores(truth, tumor, SMALLEST_LESION)
-    seen = np.bincount(mask[tumor], minlength=len(BY_KEY))
+    seen = np.bincount(mask[tumor], minlength=len(classes))
     return MaskRow(
         counts=(counts.tp, counts.fp, counts.fn, counts.tn),
         scores=mask_scores(truth, tumor, tolerance=TOLERANCE),
-        typed_dice=float("nan") if annotated is None else Counts.of(truth, mask == annotated).dice,
-        kind=next((c.key for c in BY_KEY.values() if c.index == seen.argmax()), None) if tumor.any() else None,
+        typed_dice=float("nan") if annotated is None else Counts.of(truth, mask == annotated.index).dice,
+        kind=classes.commonest(seen) if tumor.any() else None,
         lesion_dice=lesions.lesion_dice,
         lesions_found=lesions.found,
         false_lesions=lesions.false_positives,

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
-from neurovision.classes import TUMORS
+from neurovision.classes import SHIPPED, Classes
 from neurovision.ensemble.manifest import IntervalModel
 from neurovision.evaluation.measure import VERDICT, VOTE, Row
 from neurovision.evaluation.scores import (
@@ -55,7 +55,7 @@ def data_title(source: str) -> str:
 
 CONVENTIONS = {
     "geometry": "Masks are compared in each file's own pixels, after the way back from the networks' grid.",
-    "tumor": "Any of the three tumor classes counts as tumor; typed Dice compares the annotated type's class alone.",
+    "tumor": "Any tumor class counts as tumor; typed Dice compares the annotated type's class alone.",
     "tumor slices": "Dice and its kin are means over slices with an annotated tumor; one where nothing is found scores 0.",
     "empty": "Truth and mask both empty: left out. One of them empty: 0, and no HD95 (counted as hd95_undefined).",
     "scored slices": "dice_scored also holds tumor-free slices on which something was drawn, at 0.",
@@ -75,7 +75,11 @@ CONVENTIONS = {
 
 
 def summarize(
-    rows: Sequence[Row], members: Sequence[str], threshold: float, intervals: IntervalModel | None = None
+    rows: Sequence[Row],
+    members: Sequence[str],
+    threshold: float,
+    intervals: IntervalModel | None = None,
+    classes: Classes = SHIPPED,
 ) -> Json:
     """All tables of one run.
 
@@ -84,6 +88,7 @@ def summarize(
         members: Names, in the vote's order.
         threshold: The verdict's.
         intervals: The manifest's, for patients' volumes.
+        classes: The manifest's.
     """
     by_source: dict[str, list[Row]] = {}
     for row in rows:
@@ -96,10 +101,10 @@ def summarize(
     return {
         "scans": {s: _scans(rs) for s, rs in by_source.items()},
         "masks": {s: {m: _mask_table(drawn[s], m) for m in models} for s in with_tumor},
-        "by_class": _by_class(with_tumor, models),
+        "by_class": _by_class(with_tumor, models, classes),
         "tumor_free": {s: _tumor_free(rs, models) for s, rs in by_source.items() if any(not r.tumor for r in rs)},
         "by_sequence": {s: _by_sequence(rs) for s, rs in by_source.items() if any(r.sequence for r in rs)},
-        "type": {s: table for s, rs in by_source.items() if (table := _type_table(rs, members)) is not None},
+        "type": {s: table for s, rs in by_source.items() if (table := _type_table(rs, members, classes)) is not None},
         "verdict": {s: _verdict_table(rs, threshold) for s, rs in apart.items()},
         "vote_against_best": {s: _against_best(rs, members) for s, rs in with_tumor.items()},
         "promises": {s: t for s, rs in with_tumor.items() if (t := _promises(rs, intervals)) is not None},
@@ -165,12 +170,12 @@ def patient_counts(rows: Sequence[Row], model: str) -> dict[str, Counts]:
     return pooled
 
 
-def _by_class(with_tumor: dict[str, list[Row]], models: list[str]) -> Json:
+def _by_class(with_tumor: dict[str, list[Row]], models: list[str], classes: Classes) -> Json:
     table: Json = {}
     for source, rows in with_tumor.items():
-        for kind in TUMORS:
-            if of_kind := [r for r in rows if r.label == kind.key]:
-                table.setdefault(source, {})[kind.key] = {
+        for kind in classes.keys:
+            if of_kind := [r for r in rows if r.label == kind]:
+                table.setdefault(source, {})[kind] = {
                     m: {
                         "dice": _mean(of_kind, lambda r, m=m: r.masks[m].scores["dice"]),  # type: ignore[misc]
                         "typed_dice": _mean(of_kind, lambda r, m=m: r.masks[m].typed_dice),  # type: ignore[misc]
@@ -218,12 +223,12 @@ def called_type(row: Row) -> str:
     return max(row.types, key=lambda t: row.types[t]) if row.positive else NO_TUMOR
 
 
-def _type_table(rows: list[Row], members: Sequence[str]) -> Json | None:
+def _type_table(rows: list[Row], members: Sequence[str], classes: Classes) -> Json | None:
     """Of scans whose true type is known; ``accuracy`` given that there is a tumor, ``with_misses`` as the verdict said."""
-    typed = [r for r in rows if r.label in {t.key for t in TUMORS}]
+    typed = [r for r in rows if r.label in classes.keys]
     if not typed:
         return None
-    kinds = [t.key for t in TUMORS]
+    kinds = classes.keys
     likeliest = [max(r.types, key=lambda t, r=r: r.types[t]) if r.types else NO_TYPE for r in typed]  # type: ignore[misc]
     right = [float(a == r.label) for a, r in zip(likeliest, typed, strict=True)]
     said = [called_type(r) for r in typed]

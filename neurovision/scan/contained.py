@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from neurovision import errors
+from neurovision.classes import SHIPPED
 from neurovision.errors import DamagedScan, ScanError, ScanTooLarge
 from neurovision.scan import masks, read
 from neurovision.scan.grid import Grid
@@ -83,13 +84,16 @@ def group_scans(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
     return [tuple(Path(paths[k]) for k in group) for group in groups]
 
 
-def mask(path: Path | str, shape: tuple[int, int], head: int | None = None) -> Truth:
+def mask(
+    path: Path | str, shape: tuple[int, int], head: int | None = None, classes: int = len(SHIPPED)
+) -> Truth:
     """Read a ground-truth mask as :func:`neurovision.scan.masks.read_mask` does, contained.
 
     Raises:
         ScanError: Not a mask of this scan, or its reader broke a limit.
     """
-    answer, values = readers.ask({"do": "mask", "paths": _texts([path]), "shape": list(shape), "head": head}, [path])
+    request = {"do": "mask", "paths": _texts([path]), "shape": list(shape), "head": head, "classes": classes}
+    answer, values = readers.ask(request, [path])
     if values.shape != shape:
         raise _broken([path])
     return Truth(values > 0.5, str(answer["meaning"])[:200])
@@ -274,7 +278,7 @@ def _do(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
     if request["do"] == "group":
         number = {p: k for k, p in enumerate(paths)}
         return {"groups": [[number[p] for p in g] for g in read.group_scans(paths)]}, np.zeros(1, np.float32)
-    truth = masks.read_mask(paths[0], (request["shape"][0], request["shape"][1]), request["head"])
+    truth = masks.read_mask(paths[0], (request["shape"][0], request["shape"][1]), request["head"], request["classes"])
     return {"meaning": truth.meaning}, truth.tumor.astype(np.float32)
 
 

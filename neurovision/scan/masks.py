@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from neurovision.classes import CLASSES, FIRST_TUMOR
+from neurovision.classes import FIRST_TUMOR, SHIPPED
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 from neurovision.scan.images import MAX_BYTES, MAX_PIXELS, stored_inverted
 
@@ -30,7 +30,9 @@ class Truth:
     meaning: str
 
 
-def read_mask(path: Path | str, shape: tuple[int, int], head: int | None = None) -> Truth:
+def read_mask(
+    path: Path | str, shape: tuple[int, int], head: int | None = None, classes: int = len(SHIPPED)
+) -> Truth:
     """Read a mask picture.
 
     Two values, or soft edges between two, part tumor from the rest at half the brightest value. Values that are all
@@ -42,6 +44,7 @@ def read_mask(path: Path | str, shape: tuple[int, int], head: int | None = None)
         path: A picture with one mask.
         shape: ``(H, W)`` of the scan that it belongs to.
         head: How many pixels the scan's head has; a third of the picture by default.
+        classes: How many a label map has.
 
     Raises:
         ScanError: Not a picture, damaged, or of another size than the scan.
@@ -72,6 +75,7 @@ def read_mask(path: Path | str, shape: tuple[int, int], head: int | None = None)
         return Truth(np.zeros(shape, bool), "The mask is empty: it says that there is no tumor.")
     if high == 1 and picture.mode != "1" and (values == 1).sum() >= (values.size / 3 if head is None else head) / 2:
         return Truth(np.zeros(shape, bool), "Read as a label map: it shows air and head, and no tumor.")
-    if FIRST_TUMOR <= high < len(CLASSES):
-        return Truth(values >= FIRST_TUMOR, "Read as a label map: values 2 to 4 are tumor.")
+    if FIRST_TUMOR <= high < classes:
+        which = f"values {FIRST_TUMOR} to {classes - 1} are" if classes - 1 > FIRST_TUMOR else f"the value {FIRST_TUMOR} is"
+        return Truth(values >= FIRST_TUMOR, f"Read as a label map: {which} tumor.")
     return Truth(values > high / 2, f"Read as a mask: values above half of {high:g} are tumor.")

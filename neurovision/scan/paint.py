@@ -5,15 +5,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from neurovision.classes import TUMORS
+from neurovision.classes import Classes
 
 
-def paint(picture: np.ndarray, mask: np.ndarray, opacity: float = 0.45, contour: bool = False) -> np.ndarray:
+def paint(
+    picture: np.ndarray, mask: np.ndarray, classes: Classes, opacity: float = 0.45, contour: bool = False
+) -> np.ndarray:
     """Paint tumor classes over a gray picture.
 
     Args:
         picture: float32 ``(H, W)`` in [0, 1].
         mask: uint8 ``(H, W)`` of class indices.
+        classes: Of the mask.
         opacity: Of the fill, in [0, 1]; a one-pixel outline is drawn opaque in any case.
         contour: Draw the outline only.
 
@@ -22,7 +25,7 @@ def paint(picture: np.ndarray, mask: np.ndarray, opacity: float = 0.45, contour:
     """
     rgb = np.repeat(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
     thickness = max(1, round(max(picture.shape) / 400))
-    for kind in TUMORS:
+    for kind in classes.tumors:
         inside = mask == kind.index
         if not inside.any() or kind.color is None:
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from neurovision.classes import BACKGROUND, BY_KEY, HEAD
+from neurovision.classes import BACKGROUND, HEAD, SHIPPED
 from neurovision.errors import ModelError
 from neurovision.scan.study import Source, Study
 
@@ -162,7 +162,7 @@ class _Head:
             image = np.where((edge < 0.6) & tumor, 0.3 + 0.06 * texture, image)  # necrosis inside an enhancing rim
         else:
             image = np.where(tumor, (0.8 if flair else 0.86) + 0.02 * texture, image)
-        return image, np.where(tumor, BY_KEY[self.kind].index, truth).astype(np.uint8)
+        return image, np.where(tumor, SHIPPED.by_key[self.kind].index, truth).astype(np.uint8)
 
 
 def _blur(image: np.ndarray) -> np.ndarray:

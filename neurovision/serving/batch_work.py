@@ -18,6 +18,7 @@ from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from neurovision import __version__
+from neurovision.classes import Classes
 from neurovision.errors import ArchiveAway, BatchError, NeurovisionError, PacsError, ScanError
 from neurovision.files import replacing, sync_folder
 from neurovision.machine import peak_mb
@@ -108,8 +109,8 @@ class Done:
 
 
 @lru_cache(maxsize=1)
-def schema() -> pyarrow.Schema:
-    """Columns of the table; every one but the first three may be null.
+def schema(classes: Classes) -> pyarrow.Schema:
+    """Columns of the table, with the probability of each tumor class; every one but the first three may be null.
 
     Raises:
         BatchError: PyArrow is not installed.
@@ -118,7 +119,7 @@ def schema() -> pyarrow.Schema:
     text, number, real = pa.string(), pa.int32(), pa.float64()
     columns = {
         "source": text, "stack": number, "status": text, "reason": text, "verdict": text, "tumor_probability": real,
-        "threshold": real, "tumor_type": text, "p_glioma": real, "p_meningioma": real, "p_pituitary": real,
+        "threshold": real, "tumor_type": text, **{f"p_{key}": real for key in classes.keys},
         "tumor_area_px": pa.int64(), "tumor_area_mm2": real, "tumor_volume_ml": real, "regions": number,
         "longest_diameter_px": real, "longest_diameter_mm": real, "laterality": text, "disagreement": real,
         "largest_slice": number, "slices": number, "height": number, "width": number, "spacing_slice_mm": real,
@@ -199,7 +200,7 @@ class Worker:
             work.rename(folder)
             sync_folder(folder.parent)
         with replacing(self.out / FINDINGS / f"{partition.name}.parquet") as part:
-            pa.parquet.write_table(pa.Table.from_pylist(rows, schema=schema()), part)
+            pa.parquet.write_table(pa.Table.from_pylist(rows, schema=schema(self.analyzer.manifest.classes)), part)
 
     def _check_run(self) -> None:
         """Refuse to write into a folder that a later run has taken over while this worker was cut off."""
@@ -299,7 +300,8 @@ class Worker:
         from neurovision.ensemble.results import Unread
 
         row = Unread.of(unit.source, reason).row()
-        return {**{name: row.get(name) for name in schema().names}, **self._shared(unit, number)}
+        names = schema(self.analyzer.manifest.classes).names
+        return {**{name: row.get(name) for name in names}, **self._shared(unit, number)}
 
     def _trouble(self, error: Exception, unit: Unit, number: int) -> dict[str, Any]:
         """The row of a scan that failed, whatever it provoked: one file must not end an archive's run.
@@ -329,6 +331,6 @@ class Worker:
 
 def _facts(result: Result, study: Study) -> dict[str, Any]:
     """What is said of a scan, in the table's columns; what is unknown is None."""
-    names = set(schema().names)
+    names = set(schema(result.classes).names)
     said = {key: value for key, value in result.row().items() if key in names}
     return {**said, "spacing_slice_mm": None if study.spacing is None else study.spacing[0]}

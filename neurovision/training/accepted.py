@@ -20,13 +20,12 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from neurovision.classes import TUMORS
+from neurovision.classes import ANY_TUMOR, NO_TUMOR, Classes
 from neurovision.errors import DataError
 from neurovision.files import write
-from neurovision.training.dataset import ACCEPTED, Item, load_index
+from neurovision.training.dataset import ACCEPTED, Item, every_class, load_index
 
 COLUMNS = ("id", "image", "label", "fold", "tumor", "mask", "patient", "mask_by", "accepted_by", "date")
-LABELS = tuple(c.key for c in TUMORS)
 FOLDS = (1, 2, 3, 4, 5)
 
 
@@ -35,7 +34,7 @@ class Acceptance:
     """What a person says when accepting a mask.
 
     Attributes:
-        label: The tumor's type, one of LABELS.
+        label: The tumor's type, a class of the prepared folder's data sets.
         fold: 1 to 5; all scans of a patient stand in one fold.
         patient: A pseudonym, the same for all scans of the patient; never a name.
         accepted_by: Who accepts.
@@ -52,10 +51,10 @@ class Acceptance:
     mask_by: str
 
     def __post_init__(self) -> None:
-        if self.label not in LABELS:
-            raise DataError(f"A label is one of {', '.join(LABELS)}; received {self.label!r}.")
         if self.fold not in FOLDS:
             raise DataError(f"A fold is 1 to 5; received {self.fold}.")
+        if self.label in (NO_TUMOR, ANY_TUMOR):
+            raise DataError(f"A label names the tumor's type; received {self.label!r}.")
         for what, value in (("patient", self.patient), ("person", self.accepted_by), ("model", self.mask_by)):
             if not value.strip() or any(c in value for c in "\r\n"):
                 raise DataError(f"An accepted mask names its {what} in one line; received {value!r}.")
@@ -76,9 +75,12 @@ def accept(gray: np.ndarray, mask: np.ndarray, said: Acceptance, root: Path) -> 
         The new item's id.
 
     Raises:
-        DataError: An empty mask or one of another size, a picture that was accepted before, or a patient that stands in
-            another fold of this folder.
+        DataError: A label that is no class, an empty mask or one of another size, a picture that was accepted before, or a
+            patient that stands in another fold of this folder.
     """
+    known = every_class(root).keys
+    if said.label not in known:
+        raise DataError(f"A label is one of {', '.join(known)}; received {said.label!r}.")
     if mask.shape != gray.shape or not mask.any():
         raise DataError("A mask that is accepted has its picture's size and marks at least one pixel.")
     levels = np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
@@ -105,11 +107,11 @@ def accept(gray: np.ndarray, mask: np.ndarray, said: Acceptance, root: Path) -> 
     return name
 
 
-def accepted_items(root: Path, folds: Sequence[int]) -> list[Item]:
+def accepted_items(root: Path, folds: Sequence[int], classes: Classes) -> list[Item]:
     """The accepted masks of some folds; there may be none."""
     if not (root / ACCEPTED / "index.csv").is_file():
         return []
-    return [i for i in load_index(root, [ACCEPTED]) if i.fold in folds]
+    return [i for i in load_index(root, [ACCEPTED], classes=classes) if i.fold in folds]
 
 
 def _check_fold(root: Path, said: Acceptance) -> None:

@@ -74,7 +74,7 @@ def cross_fitted(
         items: Of the vote's fold.
         blocks: Of :func:`blocks_of`.
         voters: Gives the voter that was fitted without a block.
-        softmax: Gives the members' softmax ``(M, size, size, 5)`` of an item.
+        softmax: Gives the members' softmax ``(M, size, size, K)`` of an item.
         scenes: One an item.
         labels: uint8 ``(N, size, size)``, the truth.
     """

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from neurovision.classes import CLASSES
+from neurovision.classes import SHIPPED
 from neurovision.errors import ModelError
 
 SMALL_RATE = 10.0
-ONE = (1.0,) * len(CLASSES)
-NONE = (0.0,) * len(CLASSES)
+ONE = (1.0,) * len(SHIPPED)
+NONE = (0.0,) * len(SHIPPED)
 
 # "patients": training on folds 1 and 2, validation on 3, test on 4, whole patients or groups of near-copies in one fold.
 # "slices": all four folds shuffled picture by picture. "copies": a changed copy of each picture is added first, then all

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from neurovision.classes import BACKGROUND, BY_KEY, CLASSES
+from neurovision.classes import ANY_TUMOR, BACKGROUND, NO_TUMOR, SHIPPED, Classes
 from neurovision.errors import DataError, ScanError
 from neurovision.files import replacing
 from neurovision.scan.images import read_image
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 SOURCES = ("figshare", "lgg", "navoneel", "healthy", "brats", "ms")
 ACCEPTED = "accepted"  # the data set of masks that people accepted
 NAME = "[a-z0-9][a-z0-9_-]{0,39}"  # of a data set of one's own
-UNTYPED = len(CLASSES)  # in label maps for training: a tumor whose type nobody noted
+CLASSES = "classes.json"  # in the folder of a data set of one's own: its classes, where they are not SHIPPED
+TUMOR_FREE = ("healthy", "ms")  # of SOURCES; they bring no class along
 LGG_CHANNELS = {"T1": 0, "FLAIR": 1, "T1c": 2}  # of the color pictures that hold three sequences
 # What canvases are made by, as this process loaded it: other code makes other packs.
 _CODE = b"".join((Path(__file__).parents[1] / "scan" / f).read_bytes() for f in ("images.py", "prepare.py"))
@@ -47,11 +49,12 @@ class Item:
         id: The picture's name there.
         image: Its file.
         mask: The annotated tumor's file, 0 or 255, or None where only the whole picture is labeled.
-        label: ``"glioma"``, ``"meningioma"``, ``"pituitary"``, ``"tumor"`` (type unknown) or ``"none"``.
+        label: Key of the tumor's class, ``"tumor"`` (type unknown) or ``"none"``.
         fold: 1 to 5; whole patients stand in one fold.
         patient: Identifier, or None where the data set gives none.
         sequence: ``"T1"``, ``"T1c"``, ``"T2"`` or ``"FLAIR"``, or None where the data set does not say. Of LGG's color
             pictures it is the channel that is read.
+        classes: By which the truth is drawn. A label that is none of them is a tumor of unknown type.
     """
 
     source: str
@@ -62,6 +65,7 @@ class Item:
     fold: int
     patient: str | None = None
     sequence: str | None = None
+    classes: Classes = SHIPPED
 
     @property
     def sequence_title(self) -> str | None:
@@ -71,7 +75,7 @@ class Item:
     @property
     def tumor(self) -> bool:
         """Whether the picture shows a tumor."""
-        return self.label != "none"
+        return self.label != NO_TUMOR
 
     def gray(self) -> np.ndarray:
         """Read the picture: float32 ``(H, W)`` in [0, 1], through the reader that also serves users."""
@@ -114,8 +118,13 @@ class Item:
 
     @property
     def tumor_index(self) -> int:
-        """Class of the annotated tumor, 2 to 4, or UNTYPED."""
-        return BY_KEY[self.label].index if self.label in BY_KEY else UNTYPED
+        """Class of the annotated tumor, or ``classes.untyped``."""
+        return self.classes.index_of(self.label)
+
+    @property
+    def typed(self) -> bool:
+        """Whether the tumor is of a class."""
+        return self.label in self.classes.by_key
 
 
 def data_root(path: Path | str | None = None) -> Path:
@@ -152,11 +161,46 @@ def sources_in(root: Path) -> tuple[str, ...]:
     return found
 
 
+def classes_of(root: Path, sources: Iterable[str]) -> Classes:
+    """The classes of some data sets together: those of the first and what the others have besides, in order.
+
+    A data set of one's own names its classes in CLASSES; one that has no such file has those of SHIPPED, like SOURCES.
+
+    Raises:
+        DataError: A file of classes cannot be read, or two data sets describe one class differently.
+    """
+    found: Classes | None = None
+    for source in sources:
+        if source in (*TUMOR_FREE, ACCEPTED):
+            continue
+        try:
+            own = _named(root, source)
+            found = own if found is None else found.joined(own)
+        except ValueError as e:
+            raise DataError(f"Data set {source}: {CLASSES} does not fit, {e}; correct it.") from e
+    return found or SHIPPED
+
+
+def _named(root: Path, source: str) -> Classes:
+    if root.is_file():
+        from neurovision.training.packed import packed_classes
+
+        return packed_classes(root).get(source, SHIPPED)
+    file = root / source / CLASSES
+    return Classes.from_json(json.loads(file.read_bytes())) if file.is_file() else SHIPPED
+
+
+def every_class(root: Path) -> Classes:
+    """The classes of all that a prepared folder holds."""
+    return classes_of(root, sorted(p.parent.name for p in root.glob("*/index.csv")))
+
+
 def load_index(
     root: Path,
     sources: Sequence[str] | None = None,
     folds: Iterable[int] | None = None,
     sequences: Sequence[str] = ("FLAIR",),
+    classes: Classes | None = None,
 ) -> list[Item]:
     """Read and check the indices of a prepared folder.
 
@@ -165,6 +209,7 @@ def load_index(
         sources: Which data sets; all that are there where None.
         folds: Keep only these; None keeps all.
         sequences: LGG's sequences; each becomes an item of its own.
+        classes: By which the truth is drawn; those of the data sets by default, see :func:`classes_of`.
 
     Raises:
         DataError: No index, an unknown label, a patient in two folds, a missing file, or a fold with nothing in it.
@@ -172,8 +217,9 @@ def load_index(
     wanted = None if folds is None else set(folds)
     items: list[Item] = []
     sources = sources_in(root) if sources is None else sources
+    drawn = classes_of(root, sources) if classes is None else classes
     if root.is_file():
-        chosen = [i for i in _packed(root) if i.source in sources]
+        chosen = [replace(i, classes=drawn) for i in _packed(root) if i.source in sources]
         items = [i for i in chosen if i.source != "lgg" or i.sequence in sequences]
     for source in [] if root.is_file() else sources:
         index = root / source / "index.csv"
@@ -181,7 +227,8 @@ def load_index(
             raise DataError(f"Data set {source} needs {index}; make it with 'neurovision data'.")
         with index.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        items += _items(source, root / source, rows, sequences)
+        known = every_class(root) if source == ACCEPTED else classes_of(root, [source])
+        items += _items(source, root / source, rows, sequences, known, drawn)
     _check_patients(items)
     if wanted is not None:
         for source in sources:
@@ -202,18 +249,21 @@ def _packed(path: Path) -> Sequence[Item]:
     return packed_items(path)
 
 
-def _items(source: str, folder: Path, rows: list[dict[str, str]], sequences: Sequence[str]) -> list[Item]:
+def _items(
+    source: str, folder: Path, rows: list[dict[str, str]], sequences: Sequence[str], known: Classes, drawn: Classes
+) -> list[Item]:
     items = []
     for row in rows:
-        if row["label"] not in (*BY_KEY, "tumor", "none"):
+        if row["label"] not in known.labels:
             raise DataError(f"Data set {source}: {row['id']} has the unknown label {row['label']!r}.")
         mask = folder / row["mask"] if row.get("mask") else None
-        if row["label"] in BY_KEY and mask is None:
+        if row["label"] in known.keys and row["label"] != ANY_TUMOR and mask is None:
             raise DataError(f"Data set {source}: {row['id']} is labeled {row['label']} but has no mask.")
         for sequence in sequences if source == "lgg" else (None,):
             image, fold = folder / row["image"], int(row["fold"])
             shown = sequence or row.get("sequence") or ("T1c" if source == "figshare" else None)
-            items.append(Item(source, row["id"], image, mask, row["label"], fold, row.get("patient") or None, shown))
+            patient = row.get("patient") or None
+            items.append(Item(source, row["id"], image, mask, row["label"], fold, patient, shown, drawn))
     return items
 
 
@@ -249,7 +299,8 @@ def pack_key(items: Sequence[Item], size: int) -> str:
     """What a pack of these items goes by: it follows from every picture, mask and label, and from the code."""
     key = hashlib.sha256(_CODE)
     for i in items:
-        key.update(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{' '.join(i.digests())}\n".encode())
+        index = "" if i.tumor_index == SHIPPED.index_of(i.label) else f"/{i.tumor_index}"
+        key.update(f"{i.source}/{i.id}/{i.sequence}/{i.label}/{' '.join(i.digests())}{index}\n".encode())
     return f"{key.hexdigest()[:16]}-{size}"
 
 

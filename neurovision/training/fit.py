@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from neurovision.classes import BACKGROUND, FIRST_TUMOR, TUMORS
+from neurovision.classes import BACKGROUND, FIRST_TUMOR, SHIPPED, Classes
 from neurovision.classifiers import build as build_classifier
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import replacing, write
@@ -26,7 +26,7 @@ from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
 from neurovision.training.accepted import accepted_items
 from neurovision.training.augment import augment
-from neurovision.training.dataset import ACCEPTED, LGG_CHANNELS, SOURCES, UNTYPED, Item, load_index, pack, sources_in
+from neurovision.training.dataset import ACCEPTED, LGG_CHANNELS, SOURCES, Item, classes_of, load_index, pack, sources_in
 from neurovision.training.losses import AllowedCrossEntropy, CrossEntropyDice, TumorDice, allowed_accuracy
 from neurovision.training.provenance import accelerator, facts_of_network
 from neurovision.training.recipes import Phase, Recipe
@@ -66,31 +66,36 @@ def group_of(item: Item) -> str:
     return "unmarked" if item.tumor else "healthy"
 
 
-def phantom_pack(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """PHANTOMS procedural heads as canvases; seeds from 1000 up, so that examples and tests use others."""
+def phantom_pack(size: int, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """PHANTOMS procedural heads as canvases, of those kinds that are classes, and healthy ones.
+
+    Seeds are from 1000 up, so that examples and tests use others.
+    """
+    kinds = [kind for kind in KINDS if kind == "healthy" or kind in classes.by_key]
     pixels = np.empty((PHANTOMS, size, size), np.float32)
     labels = np.empty((PHANTOMS, size, size), np.uint8)
     for k in range(PHANTOMS):
-        kind = KINDS[k % len(KINDS)]
+        kind = kinds[k % len(kinds)]
         study, truth = phantom(kind, 1000 + k, sequence="FLAIR" if k % 3 == 0 else "T1")
         canvas = prepare(study.gray(), size)
         pixels[k] = canvas.pixels
-        labels[k] = label_grid(canvas, truth > 1, max(2, int(truth.max())))
+        labels[k] = label_grid(canvas, truth >= FIRST_TUMOR, classes.index_of(kind))
     return pixels, labels
 
 
-def allowed_types(labels: np.ndarray, group: str) -> np.ndarray:
+def allowed_types(labels: np.ndarray, group: str, count: int) -> np.ndarray:
     """What the whole-slice classifier may answer for a canvas.
 
     Args:
-        labels: uint8 ``(size, size)`` of class indices or UNTYPED.
+        labels: uint8 ``(size, size)`` of class indices, or ``count`` for a tumor of no stated class.
         group: One of GROUPS; ``unmarked`` allows every type.
+        count: How many classes there are.
 
     Returns:
-        float32 ``(5,)`` of 0 and 1: no tumor, each type, not a brain MRI.
+        float32 ``(count,)`` of 0 and 1: no tumor, each type, not a brain MRI.
     """
-    answers = np.eye(len(TUMORS) + 2, dtype=np.float32)
-    if group == "unmarked" or labels.max(initial=0) == UNTYPED:
+    answers = np.eye(count, dtype=np.float32)  # air and head are one answer, no tumor; the last is not a brain MRI
+    if group == "unmarked" or labels.max(initial=0) == count:
         return answers[1:-1].sum(0)
     if group == "strange":
         return answers[-1]
@@ -107,7 +112,7 @@ def strange_pack(size: int) -> tuple[np.ndarray, np.ndarray]:
 class Batches(keras.utils.PyDataset):
     """Batches of standardized canvases ``(B, size, size, 1)``, drawn by group, and what is to be learned of them.
 
-    That is labels ``(B, size, size)`` where the recipe segments, and allowed answers ``(B, 5)`` where it classifies.
+    That is labels ``(B, size, size)`` where the recipe segments, and allowed answers ``(B, K)`` where it classifies.
     """
 
     def __init__(
@@ -135,7 +140,9 @@ class Batches(keras.utils.PyDataset):
             pixels, labels = self.groups[names[which]]
             skull = not names[which].startswith("brats")
             x, y = augment(pixels[k], labels[k], rng, self.recipe.augment, self.recipe.randomize, skull)
-            return standardize(x)[..., None], y if self.recipe.task == "segment" else allowed_types(labels[k], names[which])
+            if self.recipe.task == "type":
+                y = allowed_types(labels[k], names[which], self.recipe.config["answers"])
+            return standardize(x)[..., None], y
 
         chosen = [(place, which, k) for place, (which, k) in enumerate(self._chosen(self.epoch)[index])]
         of = map if self._threads is None else self._threads.map
@@ -171,12 +178,14 @@ class Batches(keras.utils.PyDataset):
         return rng.choice(len(self.share), (len(self), self.recipe.batch), p=self.share)
 
 
-def grouped(items: Sequence[Item], size: int, cache: Path, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def grouped(
+    items: Sequence[Item], size: int, cache: Path, task: str, classes: Classes = SHIPPED
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Packed arrays of each group, drawn ones included; only the classifier learns from strange ones."""
     pixels, labels = pack(items, size, cache)
     names = np.array([group_of(i) for i in items])
     arrays = {g: (pixels[names == g], labels[names == g]) for g in GROUPS[:-2]}
-    arrays["phantom"] = phantom_pack(size)
+    arrays["phantom"] = phantom_pack(size, classes)
     if task == "type":
         rng = np.random.default_rng(2001)
         heads = [(p, y != BACKGROUND.index) for p, y in zip(pixels[1::LIKE_CT], labels[1::LIKE_CT], strict=True)]
@@ -223,10 +232,12 @@ def train(
     if validation_fold in folds:
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
     sources = sources_in(data) if sources is None else sources
+    classes = classes_of(data, sources)
+    recipe = recipe.learning(len(classes))
     final, refitted = out / FINAL, sorted([*folds, validation_fold])
     wanted: dict[str, Any] = {
         "recipe": asdict(recipe), "folds": list(folds), "validation_fold": validation_fold, "sources": list(sources),
-        "seed": seed, "accepted": accepted,
+        "seed": seed, "accepted": accepted, "classes": classes.to_json(),
     }  # fmt: skip
     if any(p.refit for p in recipe.phases):
         wanted["refit_folds"] = refitted
@@ -242,7 +253,8 @@ def train(
         jax.config.update("jax_compilation_cache_dir", str((out.parent / "cache" / "jax").resolve()))
     sequences = tuple(LGG_CHANNELS)
     items, more = (
-        limited(load_index(data, sources, some, sequences), recipe.limit) + (accepted_items(data, some) if accepted else [])
+        limited(load_index(data, sources, some, sequences), recipe.limit)
+        + (accepted_items(data, some, classes) if accepted else [])
         for some in (folds, refitted)
     )
     checks = limited(load_index(data, sources, [validation_fold]), recipe.limit)
@@ -264,7 +276,7 @@ def train(
             model = _phase_model(recipe, phase, previous)
             if lent is not None:
                 model.get_layer("encoder").set_weights(lent)
-            groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task)
+            groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task, classes)
             validation = _validation(checks, phase.size, out.parent / "cache", recipe.task)
             batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
             done = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
@@ -371,7 +383,7 @@ def _lent_encoder(run: Path, wanted: dict[str, Any], size: int) -> list[np.ndarr
 def _validation(items: list[Item], size: int, cache: Path, task: str) -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = pack(items, size, cache)
     if task == "type":
-        labels = np.stack([allowed_types(y, group_of(i)) for y, i in zip(labels, items, strict=True)])
+        labels = np.stack([allowed_types(y, group_of(i), len(i.classes)) for y, i in zip(labels, items, strict=True)])
     return np.stack([standardize(p) for p in pixels])[..., None], np.asarray(labels)
 
 

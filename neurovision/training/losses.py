@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from neurovision.classes import CLASSES, FIRST_TUMOR
+from neurovision.classes import FIRST_TUMOR
 
 
 @keras.saving.register_keras_serializable("neurovision")
@@ -43,11 +43,11 @@ class CrossEntropyDice(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss, a scalar."""
-        truth = ops.one_hot(ops.cast(y_true, "int32"), len(CLASSES))
+        truth = ops.one_hot(ops.cast(y_true, "int32"), len(self.class_weights))
         probabilities = ops.clip(ops.cast(y_pred, "float32"), 1e-7, 1.0)
         weights = ops.convert_to_tensor(self.class_weights, "float32")
         tumor, found = truth[..., FIRST_TUMOR:], probabilities[..., FIRST_TUMOR:]
-        untyped = ops.cast(ops.equal(ops.cast(y_true, "int32"), len(CLASSES)), "float32")
+        untyped = ops.cast(ops.equal(ops.cast(y_true, "int32"), len(self.class_weights)), "float32")
         of_any = untyped * weights[FIRST_TUMOR] * ops.log(ops.clip(ops.sum(found, axis=-1), 1e-7, 1.0))
         loss = -ops.mean(ops.sum(truth * weights * ops.log(probabilities), axis=-1) + of_any)
         if self.dice:

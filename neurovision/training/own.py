@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from neurovision.classes import CLASSES, FIRST_TUMOR, TUMORS
+from neurovision.classes import ANY_TUMOR, FIRST_TUMOR, NO_TUMOR, SHIPPED, Classes
 from neurovision.errors import DataError, ScanError
 from neurovision.files import replacing, write
 from neurovision.scan.masks import read_mask
 from neurovision.scan.prepare import prepare
 from neurovision.scan.read import read
 from neurovision.scan.study import Study
-from neurovision.training.dataset import NAME, SOURCES
+from neurovision.training.dataset import CLASSES, NAME, SOURCES
 from neurovision.training.provenance import ABOUT, NOT_STATED
 
 COLUMNS = ("image", "mask", "label", "patient", "fold", "sequence")  # only ``image`` is needed
-LABELS = ("none", "tumor", *(c.key for c in TUMORS))
 REPORT = "report.json"
 FREE = 3  # of a volume's slices without a tumor, every so many is kept
 CHECKED = 64  # side of the canvas by which a slice is found to show a head
@@ -92,13 +91,16 @@ def is_own(folder: Path) -> bool:
     return _csv_of(folder) is not None
 
 
-def prepare_own(folder: Path, out: Path, name: str, license: str = NOT_STATED) -> Report:
+def prepare_own(
+    folder: Path, out: Path, name: str, license: str = NOT_STATED, classes: Sequence[str] = ()
+) -> Report:
     """Write a folder as the prepared data set ``out / name``, in the form that training reads, with a report.
 
     The CSV has a row a scan and the columns of COLUMNS, of which only ``image`` is needed. An image is a picture, a NIfTI
     file, or a DICOM file or folder; its mask is a picture of 0 and 255 or of class values for a picture, and a NIfTI file
     of 0 and 1 or of class values for a volume. Volumes are cut into slices: all that show a tumor, and every FREE-th of
-    the others. Without a label the mask decides; a tumor of a type that nobody notes is ``tumor``. Without a fold,
+    the others. Without a label the mask decides; a tumor of a type that nobody notes is ``tumor``, or the class where there
+    is one only. Without a fold,
     patients are spread over five folds, pictures without a patient by what they show, so that near-copies stay together.
 
     Args:
@@ -106,6 +108,8 @@ def prepare_own(folder: Path, out: Path, name: str, license: str = NOT_STATED) -
         out: The prepared folder.
         name: Of the data set: lower-case letters, digits, ``-`` and ``_``.
         license: The data's terms, which weights trained on them keep to.
+        classes: Keys of the tumor classes, in the order of their values in a mask, from 2 up. Without any, those that the
+            folder's CLASSES describes, or SHIPPED.
 
     Raises:
         DataError: The CSV breaks these rules, the name is taken, or nothing could be read.
@@ -118,7 +122,8 @@ def prepare_own(folder: Path, out: Path, name: str, license: str = NOT_STATED) -
     target = out / name
     if (target / "index.csv").is_file():
         raise DataError(f"{target} is there already; give another name, or remove it to prepare it anew.")
-    rows = _rows(folder)
+    chosen = _chosen(folder, classes)
+    rows = _rows(folder, chosen)
     for part in ("images", "masks"):
         (target / part).mkdir(parents=True, exist_ok=True)
     left_out: dict[str, str] = {}
@@ -130,7 +135,7 @@ def prepare_own(folder: Path, out: Path, name: str, license: str = NOT_STATED) -
     empty = 0
     for row in tqdm(rows, desc=name, unit="scan", disable=None):
         try:
-            for found in _slices(folder, row):
+            for found in _slices(folder, row, chosen):
                 key = found.id
                 while key in used:
                     key += "_"
@@ -146,7 +151,8 @@ def prepare_own(folder: Path, out: Path, name: str, license: str = NOT_STATED) -
                 spacings[found.spacing] += 1
                 written.append({
                     "id": key, "image": f"images/{key}.png", "label": found.label, "fold": fold,
-                    "tumor": int(found.label != "none"), "mask": mask, "patient": found.patient, "sequence": found.sequence,
+                    "tumor": int(found.label != NO_TUMOR), "mask": mask, "patient": found.patient,
+                    "sequence": found.sequence,
                 })  # fmt: skip
         except ScanError as e:
             left_out[row["image"]] = str(e)
@@ -157,6 +163,8 @@ def prepare_own(folder: Path, out: Path, name: str, license: str = NOT_STATED) -
         dict(sorted(Counter(int(r["fold"]) for r in written).items())), dict(Counter(str(r["label"]) for r in written)),
         dict(sizes.most_common(5)), dict(spacings.most_common(5)), folds.copies, empty, left_out,
     )  # fmt: skip
+    if chosen != SHIPPED:
+        write(target / CLASSES, json.dumps(chosen.to_json(), indent=1) + "\n")
     write(target / ABOUT, json.dumps({"license": license}) + "\n")
     write(target / REPORT, json.dumps(asdict(report), indent=1) + "\n")
     with replacing(target / "index.csv") as index, index.open("w", newline="") as file:  # last: without it all is made again
@@ -217,7 +225,24 @@ def _csv_of(folder: Path) -> Path | None:
     return None
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
+def _chosen(folder: Path, keys: Sequence[str]) -> Classes:
+    """The classes that are asked for, else those that the folder describes, else SHIPPED.
+
+    Raises:
+        DataError: They break a rule, or are given both ways.
+    """
+    file = folder / CLASSES
+    if keys and file.is_file():
+        raise DataError(f"{folder.name} holds a {CLASSES}, which describes its classes; leave --class out, or the file.")
+    try:
+        if keys:
+            return Classes.of(keys)
+        return Classes.from_json(json.loads(file.read_bytes())) if file.is_file() else SHIPPED
+    except ValueError as e:
+        raise DataError(f"The classes cannot be used: {e}.") from e
+
+
+def _rows(folder: Path, classes: Classes) -> list[dict[str, str]]:
     path = _csv_of(folder)
     if path is None:
         raise DataError(f"{folder.name} holds no CSV with a column 'image'; its other columns are {', '.join(COLUMNS[1:])}.")
@@ -226,9 +251,12 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     root = folder.resolve()
     for number, row in enumerate(rows, 2):
         where = f"{path.name}, line {number}"
-        if row.get("label", "") not in ("", *LABELS):
-            raise DataError(f"{where}: a label is one of {', '.join(LABELS)}; received {row['label']!r}.")
-        if row.get("label", "") not in ("", "none", "tumor") and not row.get("mask"):
+        if row.get("label", "") not in ("", *classes.labels):
+            raise DataError(
+                f"{where}: a label is one of {', '.join(classes.labels)}; received {row['label']!r}. Name your own classes "
+                f"with --class, or describe them in {CLASSES}."
+            )
+        if row.get("label", "") not in ("", NO_TUMOR, ANY_TUMOR) and not row.get("mask"):
             raise DataError(
                 f"{where}: a tumor of a named type needs a mask, and {row['label']} has none; give one, or write 'tumor'."
             )
@@ -247,7 +275,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _slices(folder: Path, row: dict[str, str]) -> Iterator[_Slice]:
+def _slices(folder: Path, row: dict[str, str], classes: Classes) -> Iterator[_Slice]:
     """The pictures of one row."""
     file = folder / row["image"]
     study = read(file)
@@ -257,13 +285,13 @@ def _slices(folder: Path, row: dict[str, str]) -> Iterator[_Slice]:
     patient = row.get("patient", "") or (stem if study.n_slices > 1 else "")
     sequence = row.get("sequence", "") or study.source.sequence or ""
     spacing = "unknown" if study.spacing is None else f"{study.spacing[1]:.2f} x {study.spacing[2]:.2f} mm"
-    labels = None if mask is None else _label_map(mask, study)
+    labels = None if mask is None else _label_map(mask, study, classes)
     for k in range(study.n_slices):
         plane = None if labels is None else labels[k]
         tumor = None if plane is None else plane > 0
-        label = _label(row.get("label", ""), plane)
+        label = _label(row.get("label", ""), plane, classes)
         if study.n_slices > 1:
-            if label == "none" and k % FREE:
+            if label == NO_TUMOR and k % FREE:
                 continue
             try:
                 prepare(study.gray(k), CHECKED)
@@ -273,20 +301,21 @@ def _slices(folder: Path, row: dict[str, str]) -> Iterator[_Slice]:
         yield _Slice(name, study.gray(k), tumor, label, patient, fold, sequence, spacing)
 
 
-def _label(label: str, plane: np.ndarray | None) -> str:
+def _label(label: str, plane: np.ndarray | None, classes: Classes) -> str:
     """The label of a slice: what the row says of its tumor, or what the mask's values say."""
     if plane is None:
-        return label or "none"
+        return label or NO_TUMOR
     if not plane.any():
-        return "none"
-    if label not in ("", "none", "tumor"):
+        return NO_TUMOR
+    if label not in ("", NO_TUMOR, ANY_TUMOR):
         return label
-    values = np.bincount(plane[plane > 0].astype(int), minlength=len(CLASSES) + 1)
-    commonest = int(values.argmax())
-    return CLASSES[commonest].key if FIRST_TUMOR <= commonest < len(CLASSES) else "tumor"
+    if len(classes.tumors) == 1:
+        return label if label == ANY_TUMOR else classes.keys[0]
+    commonest = int(np.bincount(plane[plane > 0].astype(int)).argmax())
+    return classes.keys[commonest - FIRST_TUMOR] if FIRST_TUMOR <= commonest < len(classes) else ANY_TUMOR
 
 
-def _label_map(mask: Path, study: Study) -> np.ndarray:
+def _label_map(mask: Path, study: Study, classes: Classes) -> np.ndarray:
     """A mask as uint8 ``(S, H, W)``: 0 without a tumor, the class' value where values are classes, else 1.
 
     Raises:
@@ -294,17 +323,17 @@ def _label_map(mask: Path, study: Study) -> np.ndarray:
     """
     if study.n_slices == 1 and not mask.name.lower().endswith((".nii", ".nii.gz")):
         shape = study.pixels.shape[1:3]
-        tumor = read_mask(mask, (shape[0], shape[1])).tumor
+        tumor = read_mask(mask, (shape[0], shape[1]), classes=len(classes)).tumor
         with Image.open(mask) as picture:
             values = np.asarray(picture)
-        typed = values.ndim == 2 and values.dtype == np.uint8 and FIRST_TUMOR <= int(values.max()) < len(CLASSES)
+        typed = values.ndim == 2 and values.dtype == np.uint8 and FIRST_TUMOR <= int(values.max()) < len(classes)
         return np.where(tumor, values if typed else 1, 0).astype(np.uint8)[None]
-    return _classes_of(_voxels_on(mask, study))
+    return _classes_of(_voxels_on(mask, study), len(classes))
 
 
-def _classes_of(values: np.ndarray) -> np.ndarray:
+def _classes_of(values: np.ndarray, count: int) -> np.ndarray:
     high = int(values.max(initial=0))
-    if FIRST_TUMOR <= high < len(CLASSES):
+    if FIRST_TUMOR <= high < count:
         return np.where(values >= FIRST_TUMOR, values, 0).astype(np.uint8)
     return (values > high / 2).astype(np.uint8) if high else np.zeros(values.shape, np.uint8)
 

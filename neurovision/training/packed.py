@@ -1,8 +1,8 @@
 """One file with the canvases of a prepared folder, for training on a machine that has nothing else.
 
-A zip archive: INDEX (JSON: format, side, terms of each data set, and of each canvas source, id, label, fold, patient,
-sequence and the SHA-256 of its two pictures), ``images/N.webp`` (the head crop, lossy) and ``labels/N.png`` (class
-indices, lossless). Canvases are patients' pictures: keep the file as the scans are kept.
+A zip archive: INDEX (JSON: format, side, terms of each data set, classes where it names some, and of each canvas source,
+id, label, fold, patient, sequence and the SHA-256 of its two pictures), ``images/N.webp`` (the head crop, lossy) and
+``labels/N.png`` (class indices, lossless). Canvases are patients' pictures: keep the file as the scans are kept.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from neurovision.classes import FIRST_TUMOR, SHIPPED, Classes
 from neurovision.errors import DataError, ScanError
 from neurovision.files import replacing
-from neurovision.training.dataset import LGG_CHANNELS, Item, load_index, sources_in
+from neurovision.training.dataset import LGG_CHANNELS, Item, classes_of, load_index, sources_in
 from neurovision.training.provenance import license_of
 
 FORMAT, INDEX = 1, "index.json"
@@ -65,7 +66,7 @@ class PackedItem(Item):
         if size < self.side:
             pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
             labels = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-        return pixels, labels
+        return pixels, np.where(labels >= FIRST_TUMOR, self.tumor_index, labels).astype(np.uint8)
 
 
 def write_packed(root: Path, out: Path, side: int = SIDE, quality: int = QUALITY) -> int:
@@ -88,6 +89,7 @@ def write_packed(root: Path, out: Path, side: int = SIDE, quality: int = QUALITY
     rows: list[dict[str, Any]] = []
     items = load_index(root, sequences=tuple(LGG_CHANNELS))
     terms = {s: license_of(root, s) for s in sources_in(root)}
+    classes = {s: c.to_json() for s in sources_in(root) if (c := classes_of(root, [s])) != SHIPPED}
     with replacing(out) as part, zipfile.ZipFile(part, "w") as archive:  # pictures do not deflate
         for item in tqdm(items, desc=f"canvases {side}", unit="scan", disable=None):
             try:
@@ -103,7 +105,8 @@ def write_packed(root: Path, out: Path, side: int = SIDE, quality: int = QUALITY
                 archive.writestr(name, bytes_)
             sums = [hashlib.sha256(d).hexdigest() for d in data]
             rows.append({**{f: getattr(item, f) for f in FIELDS}, "drawn": item.mask is not None, "sha256": sums})
-        archive.writestr(INDEX, json.dumps({"format": FORMAT, "side": side, "licenses": terms, "items": rows}))
+        index = {"format": FORMAT, "side": side, "licenses": terms, "classes": classes, "items": rows}
+        archive.writestr(INDEX, json.dumps(index))
     return len(rows)
 
 
@@ -126,6 +129,15 @@ def packed_items(path: Path) -> list[PackedItem]:
 def packed_licenses(path: Path) -> dict[str, str]:
     """The terms of each data set."""
     return dict(_index(path)["licenses"])
+
+
+def packed_classes(path: Path) -> dict[str, Classes]:
+    """The classes of each data set that names some.
+
+    Raises:
+        ValueError: They break a rule.
+    """
+    return {source: Classes.from_json(raw) for source, raw in _index(path).get("classes", {}).items()}
 
 
 def _index(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save
 from tqdm import tqdm
 
-from neurovision.classes import BACKGROUND, BY_KEY, CLASSES, FIRST_TUMOR
+from neurovision.classes import BACKGROUND, FIRST_TUMOR, SHIPPED, Classes
 from neurovision.classifiers import build as build_classifier
 from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways, variable_key
 from neurovision.ensemble.features import Scene, disagreement, pixel_features
@@ -39,7 +39,7 @@ from neurovision.ensemble.manifest import (
     read_manifest,
 )
 from neurovision.ensemble.out_of_distribution import OutOfDistribution, score
-from neurovision.ensemble.verdict import FEATURES, tumor_probability, type_probabilities, verdict_features
+from neurovision.ensemble.verdict import FEATURES, pixel_types, tumor_probability, verdict_features
 from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Renamed, Voter
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import replacing, write
@@ -90,6 +90,7 @@ class Run:
         sources: Data sets.
         license: The strictest of its data sets' terms.
         facts: ``scans``, ``scans_seen``, ``hardware``, ``seconds``, ``date`` and ``versions``, as far as they were recorded.
+        classes: What it tells apart.
     """
 
     folder: Path
@@ -99,6 +100,7 @@ class Run:
     sources: tuple[str, ...]
     license: str
     facts: dict[str, Any]
+    classes: Classes = SHIPPED
 
     @property
     def name(self) -> str:
@@ -142,7 +144,7 @@ class Scenes(Sequence[Scene]):
     Attributes:
         pixels: float32 ``(N, size, size)``, canvases.
         labels: uint8 ``(N, size, size)``; what is not air is head.
-        answers: The classifier's ``(N, 5)``; None without one.
+        answers: The classifier's ``(N, K)``; None without one.
     """
 
     pixels: np.ndarray
@@ -185,12 +187,12 @@ class Observed:
 
     Attributes:
         pixels: Sampled pixels.
-        softmax: float16 ``(N, M, size, size, 5)``, on disk.
+        softmax: float16 ``(N, M, size, size, K)``, on disk.
         scenes: What the trees see of each slice beside the softmax.
         labels: uint8 ``(N, size, size)``, the truth.
         slices: The verdict's features of each slice, ``(N, V)``.
-        shares: Each slice's probabilities of the types, ``(N, 3)``.
-        answers: The classifier's answers ``(N, 5)``; None without one.
+        shares: Each slice's probabilities of the types, ``(N, K - 2)``.
+        answers: The classifier's answers ``(N, K)``; None without one.
         features: The classifier's features ``(N, F)``; None without one.
     """
 
@@ -245,15 +247,16 @@ def stack(
     if trial and (out / FILE).is_file() and not read_manifest(out).training.trial:
         raise DataError(f"These are a trial's weights, and {out.name} holds whole ones; name another folder with --out.")
     size, sources = every[0].size, tuple(sorted({s for run in every for s in run.sources}))
+    classes = every[0].classes
     cache = runs / "cache"
     reader = every[-1] if classifier else None
     staging = _fresh(out.with_name(f".{out.name}-staging"))
     fitting = _fresh(out.with_name(f".{out.name}-fitting")) if any(r.refit_folds for r in every) else staging
     asked = export_all(every, reader, size, fitting, refitted=False)
     engine = load_engine(asked)
-    items = vote_items(data, sources, vote_fold, limit)
+    items = vote_items(data, sources, vote_fold, limit, classes)
     observed = observed_of(asked, lambda: engine, items, cache)
-    vote = _fit_vote(observed.pixels, staging, len(names))
+    vote = _fit_vote(observed.pixels, staging, len(names), classes)
     slices = _cross_fitted(observed, items, len(names))
     verdict = replace(_fit_verdict(observed.slices, items), mask_share=best_share(slices) if slices else None)
     promises = _promises(observed, items, slices, verdict)
@@ -277,11 +280,11 @@ def stack(
     )  # fmt: skip
     training = _facts(every, sources, vote_fold, trial)
     manifest = Manifest(
-        folder=staging, size=size, members=networks.members, classifier=networks.classifier,
+        folder=staging, size=size, members=networks.members, classifier=networks.classifier, classes=classes,
         vote=replace(vote, provenance=fitted), verdict=replace(verdict, provenance=fitted), training=training,
         out_of_distribution=_outside(seen, limits, reader, staging), sequence=sequence, **promises,
         generator=read_manifest(out).generator if (out / FILE).is_file() else None,  # another command's
-        patients=patients_of(load_index(data, sources, training.fitted_folds)),
+        patients=patients_of(load_index(data, sources, training.fitted_folds, classes=classes)),
     )  # fmt: skip
     write(staging / FILE, manifest.text())
     return _publish(staging, out)
@@ -292,11 +295,11 @@ def read_runs(data: Path, runs: Path, names: Sequence[str], vote_fold: int) -> l
 
     Raises:
         WeightsMissing: A network has no finished run.
-        DataError: A network was trained on ``vote_fold`` from the start, or the networks read canvases of different sizes
-            or were trained on different folds.
+        DataError: A network was trained on ``vote_fold`` from the start, or the networks read canvases of different sizes,
+            were trained on different folds or tell different classes apart.
     """
     found = [_run_of(data, runs / name, vote_fold) for name in names]
-    for what, of in (("canvases of side", "size"), ("folds", "folds")):
+    for what, of in (("canvases of side", "size"), ("folds", "folds"), ("classes", "classes")):
         groups: dict[Any, list[str]] = {}
         for run in found:
             groups.setdefault(getattr(run, of), []).append(run.name)
@@ -309,6 +312,7 @@ def read_runs(data: Path, runs: Path, names: Sequence[str], vote_fold: int) -> l
 
 
 def _words(value: Any) -> str:
+    value = value.keys if isinstance(value, Classes) else value
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -326,9 +330,11 @@ def _facts(runs: Sequence[Run], sources: tuple[str, ...], vote_fold: int, trial:
     )
 
 
-def vote_items(data: Path, sources: Sequence[str], vote_fold: int, limit: int | None) -> list[Item]:
+def vote_items(
+    data: Path, sources: Sequence[str], vote_fold: int, limit: int | None, classes: Classes = SHIPPED
+) -> list[Item]:
     """The scans that the vote is fitted on."""
-    items = load_index(data, sources, [vote_fold], ("FLAIR", "T1c"))
+    items = load_index(data, sources, [vote_fold], ("FLAIR", "T1c"), classes)
     if limit is None:
         return items
     kept = [[i for i in items if i.source == s] for s in sources]
@@ -363,7 +369,7 @@ def observed_of(networks: Networks, engine: Callable[[], Engine], items: Sequenc
             scenes = Scenes(canvases, labels, answers)
             return Observed(pixels, softmax, scenes, np.asarray(labels), found["slices"], found["shares"], answers, features)
     file.unlink(missing_ok=True)  # the softmax beside it is about to be replaced
-    observed = observe(engine(), items, size, cache, networks.classifier is not None)
+    observed = observe(engine(), items, size, cache, networks.classifier is not None, networks.classes)
     arrays = {**vars(observed.pixels), "slices": observed.slices, "shares": observed.shares}
     optional = {"answers": observed.answers, "slice_features": observed.features}
     arrays |= {name: array for name, array in optional.items() if array is not None}
@@ -372,7 +378,9 @@ def observed_of(networks: Networks, engine: Callable[[], Engine], items: Sequenc
     return observed
 
 
-def observe(engine: Engine, items: Sequence[Item], size: int, cache: Path, classifies: bool) -> Observed:
+def observe(
+    engine: Engine, items: Sequence[Item], size: int, cache: Path, classifies: bool, classes: Classes = SHIPPED
+) -> Observed:
     """Ask the networks about the vote's fold and, for the vote, some phantoms."""
     pixels, labels = pack(items, size, cache)
     rng = np.random.default_rng(42)
@@ -386,15 +394,15 @@ def observe(engine: Engine, items: Sequence[Item], size: int, cache: Path, class
         if kept is None:
             kept = np.lib.format.open_memmap(cache / "softmax.npy", "w+", np.float16, (len(items), *softmax.shape))
         kept[k] = softmax
-        if not item.tumor or (item.mask is not None and item.label in BY_KEY):  # without mask or type pixels teach nothing
+        if not item.tumor or (item.mask is not None and item.typed):  # without mask or type pixels teach nothing
             rows.append(_sample(softmax, truth, scenes[k], rng, k))
         masks = softmax[..., FIRST_TUMOR:].sum(-1) >= 0.5
         mean = softmax.mean(0)
         found = mean[..., FIRST_TUMOR:].sum(-1)
         said = None if answers is None else answers[k]
         slices.append(verdict_features(found, masks.sum((1, 2)), disagreement(masks), said))
-        shares.append(np.array(list(type_probabilities(mean).values())))
-    phantoms, phantom_labels = (a[::5] for a in phantom_pack(size))  # of every kind
+        shares.append(pixel_types(mean))
+    phantoms, phantom_labels = (a[::5] for a in phantom_pack(size, classes))  # of every kind
     drawn = Scenes(phantoms, phantom_labels, _classified(engine, phantoms)[0] if classifies else None)
     for k, softmax in enumerate(_predictions(engine, phantoms)):
         rows.append(_sample(softmax, phantom_labels[k], drawn[k], rng, -1))
@@ -430,15 +438,16 @@ def _run_of(data: Path, run: Path, vote_fold: int) -> Run:
         raise DataError(f"{run.name} was trained on fold {vote_fold}; the vote needs a fold that no member has seen.")
     sources = tuple(sorted(described["sources"]))
     terms = strictest(license_of(data, s) for s in sources)
+    classes = Classes.from_json(described["classes"]) if "classes" in described else SHIPPED
     folds, refit = (tuple(sorted(described.get(key, ()))) for key in ("folds", "refit_folds"))
-    return Run(run, described["recipe"], folds, refit, sources, terms, described.get("facts", {}))
+    return Run(run, described["recipe"], folds, refit, sources, terms, described.get("facts", {}), classes)
 
 
 def export_all(runs: Sequence[Run], reader: Run | None, size: int, folder: Path, refitted: bool) -> Networks:
     """Write all networks into ``folder``: the shipped weights, or those from before any phase that refits."""
     entries = [_export(run, FINAL if refitted or not run.refit_folds else OUT_OF_FOLD, size, folder) for run in runs]
     classifier = entries.pop() if reader is not None else None
-    return Networks(folder=folder, size=size, members=tuple(entries), classifier=classifier)
+    return Networks(folder=folder, size=size, members=tuple(entries), classifier=classifier, classes=runs[0].classes)
 
 
 def _outside(
@@ -455,7 +464,7 @@ def _outside(
 
 
 def _predictions(engine: Engine, pixels: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield softmax ``(M, size, size, 5)``, slice by slice."""
+    """Yield softmax ``(M, size, size, K)``, slice by slice."""
     for first in tqdm(range(0, len(pixels), CHUNK), desc="out-of-fold predictions", unit="batch", disable=None):
         softmax = predict_both_ways(engine, np.stack([standardize(p) for p in pixels[first : first + CHUNK]]))
         for k in range(softmax.shape[1]):
@@ -463,7 +472,7 @@ def _predictions(engine: Engine, pixels: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _classified(engine: Engine, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The classifier's answers ``(N, 5)`` and features ``(N, F)``."""
+    """The classifier's answers ``(N, K)`` and features ``(N, F)``."""
     parts = [
         classify_both_ways(engine, np.stack([standardize(p) for p in pixels[first : first + CHUNK]]))
         for first in tqdm(range(0, len(pixels), CHUNK), desc="whole slices", unit="batch", disable=None)
@@ -493,14 +502,15 @@ def _sample(
     return features, flat[index], np.concatenate(weights)[order], np.full(len(index), owner)
 
 
-def _fit_vote(pixels: Pixels, out: Path, members: int) -> Vote:
+def _fit_vote(pixels: Pixels, out: Path, members: int, classes: Classes) -> Vote:
     """Fit the vote on all pixels and write its files."""
     from skops.io import dump
 
-    if sorted(np.unique(pixels.targets)) != [c.index for c in CLASSES]:
-        raise DataError("The vote's fold must hold all five classes; choose another fold or more scans.")
+    if missing := [c.key for c in classes if c.index not in pixels.targets]:
+        lacks = ", ".join(missing)
+        raise DataError(f"The vote's fold must hold every class and lacks {lacks}; choose another fold or more scans.")
     log.info("fitting the vote on %d pixels", len(pixels.targets))
-    forest, boost, weights = fit_parts(pixels, members)
+    forest, boost, weights = fit_parts(pixels, members, len(classes))
     dump(forest, out / "forest.skops", compression=zipfile.ZIP_DEFLATED, compresslevel=9)
     boost.save_model(out / "boost.ubj")
     return Vote(
@@ -512,12 +522,13 @@ def _fit_vote(pixels: Pixels, out: Path, members: int) -> Vote:
     )
 
 
-def fit_parts(pixels: Pixels, members: int) -> tuple[Any, Any, list[float]]:
+def fit_parts(pixels: Pixels, members: int, count: int) -> tuple[Any, Any, list[float]]:
     """A random forest, gradient-boosted trees and the members' weights in their mean.
 
     Args:
         pixels: What they learn from; classes that it lacks are left out of ``classes_``.
         members: How many networks there are.
+        count: How many classes each tells apart.
     """
     from sklearn.ensemble import RandomForestClassifier
     from xgboost import XGBClassifier
@@ -530,19 +541,21 @@ def fit_parts(pixels: Pixels, members: int) -> tuple[Any, Any, list[float]]:
         random_state=42, eval_metric="mlogloss",
     )  # fmt: skip
     boost.fit(pixels.features, np.searchsorted(forest.classes_, pixels.targets), sample_weight=weights)
-    return forest, boost, _member_weights(pixels.features[:, : members * len(CLASSES)], pixels.targets, weights)
+    said = pixels.features[:, : members * count].reshape(-1, members, count)
+    return forest, boost, _member_weights(said, pixels.targets, weights)
 
 
 def _cross_fitted(observed: Observed, items: Sequence[Item], members: int) -> list[CrossFitted]:
     """Vote on each tumor slice of the fold with a vote that was fitted without its patient."""
-    blocks = blocks_of(items)
+    blocks, count = blocks_of(items), observed.softmax.shape[-1]
 
     def voter(block: int) -> Voter:
         log.info("fitting the vote without block %d of %d", block + 1, int(blocks.max()) + 1)
         kept = observed.pixels.without(np.flatnonzero(blocks == block))
-        forest, boost, weights = fit_parts(kept, members)
+        forest, boost, weights = fit_parts(kept, members, count)
         forest.set_params(n_jobs=1)  # the voter asks from every core
-        return Voter(ManualVotingClassifier([forest, Renamed(boost, forest.classes_), Blend(weights)]), context=True)
+        parts = [forest, Renamed(boost, forest.classes_), Blend(weights, count)]
+        return Voter(ManualVotingClassifier(parts, count), context=True)
 
     def softmax(k: int) -> np.ndarray:
         return observed.softmax[k].astype(np.float32)
@@ -568,7 +581,7 @@ def _promises(
 
 def _sequence(engine: Engine, data: Path, run: Run, size: int, cache: Path, folder: Path) -> SequenceModel | None:
     """Fit the head that tells the sequence on what the shipped classifier was trained on, and write it."""
-    items = load_index(data, run.sources, run.refit_folds or run.folds, tuple(LGG_CHANNELS))
+    items = load_index(data, run.sources, run.refit_folds or run.folds, tuple(LGG_CHANNELS), run.classes)
     named = [k for k, i in enumerate(items) if i.sequence is not None]
     pixels = pack(items, size, cache)[0]
     # LGG fills a sequence that a patient lacks with a copy of FLAIR.
@@ -590,10 +603,16 @@ def _sequence(engine: Engine, data: Path, run: Run, size: int, cache: Path, fold
 
 
 def _member_weights(features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[float]:
-    """Each member's weight in their mean: least squares to tumor or none without negative weights; they sum to 1."""
+    """Each member's weight in their mean: least squares to tumor or none without negative weights; they sum to 1.
+
+    Args:
+        features: float32 ``(P, M, K)``, the members' probabilities.
+        targets: Class of each pixel.
+        weights: What each pixel stands for.
+    """
     from scipy.optimize import nnls
 
-    tumor = features.reshape(len(features), -1, len(CLASSES))[..., FIRST_TUMOR:].sum(-1)
+    tumor = features[..., FIRST_TUMOR:].sum(-1)
     root = np.sqrt(weights)
     found = nnls(tumor * root[:, None], (targets >= FIRST_TUMOR) * root)[0]
     return [float(w) for w in found / found.sum()]
@@ -645,8 +664,8 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> VerdictModel:
 
 def _type_weight(shares: np.ndarray, answers: np.ndarray, items: Sequence[Item]) -> float:
     """How much the classifier counts against the masks for the type: what gives typed tumors the least log loss."""
-    typed = np.array([i.label in BY_KEY for i in items])
-    right = np.array([BY_KEY[i.label].index - FIRST_TUMOR if i.label in BY_KEY else 0 for i in items])
+    typed = np.array([i.typed for i in items])
+    right = np.array([i.tumor_index - FIRST_TUMOR if i.typed else 0 for i in items])
     groups = np.array([f"{i.source}/{i.label}" for i in items])
     weight = np.array([1 / (groups == g).sum() for g in groups]) * typed
     given = (answers[:, 1:-1] + 1e-6) / (answers[:, 1:-1] + 1e-6).sum(1, keepdims=True)
@@ -664,11 +683,11 @@ def _seen(engine: Engine, data: Path, run: Run, size: int, cache: Path) -> tuple
 
     That is every second of them, as many whose contrast was redrawn as in training, and phantoms: these are heads too.
     """
-    seen = load_index(data, run.sources, run.folds, tuple(LGG_CHANNELS))
+    seen = load_index(data, run.sources, run.folds, tuple(LGG_CHANNELS), run.classes)
     pixels, labels = pack(seen, size, cache)
     rng = np.random.default_rng(7)
     redrawn = np.stack([augment(pixels[k], labels[k], rng, 1.0, 1.0)[0] for k in range(1, len(seen), 4)])
-    known = [pixels[::2], redrawn, phantom_pack(size)[0]]
+    known = [pixels[::2], redrawn, phantom_pack(size, run.classes)[0]]
     return OutOfDistribution.fit(np.concatenate([_classified(engine, canvases)[1] for canvases in known]))
 
 

@@ -13,7 +13,7 @@ import cv2
 import keras
 import numpy as np
 
-from neurovision.classes import FIRST_TUMOR
+from neurovision.classes import FIRST_TUMOR, SHIPPED
 from neurovision.classifiers import build as build_classifier
 from neurovision.ensemble.features import pixel_features
 from neurovision.ensemble.voter import ManualVotingClassifier, Renamed
@@ -22,7 +22,7 @@ from neurovision.scan.enhance import musica
 from neurovision.scan.prepare import standardize
 from neurovision.segmenters import build as build_segmenter
 from neurovision.training.claims import Budget, Claim, Schedule, Split, claim
-from neurovision.training.dataset import UNTYPED, Item, load_index, pack
+from neurovision.training.dataset import Item, load_index, pack
 from neurovision.training.fit import Batches
 from neurovision.training.fit_classifier import (
     RECIPES,
@@ -134,7 +134,7 @@ def probabilities_file(name: str, how: Split, budget: Budget, out: Path) -> Path
 
 def _marked(found: Claim, data: Path) -> list[Item]:
     """The scans of a claim's data set whose tumors, if any, are drawn: a set of one's own may have others too."""
-    return [i for i in load_index(data, [found.source], FOLDS) if i.mask is not None or not i.tumor]
+    return [i for i in load_index(data, [found.source], FOLDS, classes=SHIPPED) if i.mask is not None or not i.tumor]
 
 
 def _canvases(items: Sequence[Item], found: Claim, budget: Budget, out: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +145,7 @@ def _canvases(items: Sequence[Item], found: Claim, budget: Budget, out: Path) ->
 
 
 def _classifier(found: Claim, how: Split, budget: Budget, data: Path, out: Path) -> Trial:
-    items = load_index(data, [found.source], FOLDS)
+    items = load_index(data, [found.source], FOLDS, classes=SHIPPED)
     plan = RECIPES[found.model]
     limits = (budget.epochs, *(budget.tuning for _ in plan.stages[1:]))
     stages = tuple(
@@ -215,7 +215,7 @@ def _segmenter(found: Claim, how: Split, budget: Budget, data: Path, out: Path) 
     weights = found.class_weights
     if weights is None:  # each side of the mask weighs alike
         share = float((labels >= FIRST_TUMOR).mean())
-        weights = (0.5 / (1 - share),) * FIRST_TUMOR + (0.5 / share,) * (5 - FIRST_TUMOR)
+        weights = (0.5 / (1 - share),) * FIRST_TUMOR + (0.5 / share,) * len(SHIPPED.tumors)
     loss = CrossEntropyDice(weights, found.dice, kind=0.0)
     recipe = Recipe(
         found.model, batch=BATCH, epoch_scans=len(pixels), mix={found.source: 1.0}, augment=1.0 if found.augment else 0.0
@@ -299,7 +299,7 @@ def _vote(found: Claim, how: Split, budget: Budget, data: Path, out: Path) -> Tr
     rng = np.random.default_rng(42)
     rows, targets = [], []
     for k, truth in enumerate(labels):
-        flat = np.where(truth == UNTYPED, FIRST_TUMOR, truth).reshape(-1)  # only tumor or none is measured
+        flat = np.where(truth == SHIPPED.untyped, FIRST_TUMOR, truth).reshape(-1)  # only tumor or none is measured
         tumor, rest = np.flatnonzero(flat >= FIRST_TUMOR), np.flatnonzero(flat < FIRST_TUMOR)
         chosen = np.concatenate([tumor[:: max(1, len(tumor) // 100)], rng.choice(rest, 300, replace=False)])
         rows.append(pixel_features(np.stack([v[k] for v in validation]))[chosen])
@@ -311,7 +311,7 @@ def _vote(found: Claim, how: Split, budget: Budget, data: Path, out: Path) -> Tr
     boost = XGBClassifier(objective="multi:softprob", eval_metric="mlogloss", n_jobs=1, random_state=42)
     boost.fit(features, dense)
     seconds = time.process_time() - started
-    vote = ManualVotingClassifier([forest, Renamed(boost, kinds)])
+    vote = ManualVotingClassifier([forest, Renamed(boost, kinds)], len(SHIPPED))
     started = time.process_time()
     softmax = np.stack([
         vote.predict_proba(pixel_features(np.stack([t[k] for t in test]))).reshape(*test_labels.shape[1:], -1)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurovision import __version__
-from neurovision.classes import TUMORS, PixelClass
+from neurovision.classes import PixelClass
 from neurovision.ensemble.results import Result
 from neurovision.errors import NeurovisionError, UnsupportedScan
 from neurovision.files import replacing
@@ -36,11 +36,6 @@ MAKER = "neurovision"
 log = logging.getLogger(__name__)
 NOTE = "Research output, unverified, not for clinical use"  # at most 64 characters
 _SERIES_NUMBERS = {"seg": 9701, "prob": 9702, "sr": 9703, "sc": 9704}
-_TYPE_CODES = {  # SNOMED CT
-    "glioma": ("393564001", "Glioma"),
-    "meningioma": ("302820008", "Intracranial meningioma"),
-    "pituitary": ("127024001", "Neoplasm of pituitary gland"),
-}
 _TYPE_2 = (  # may be empty, must be there; scanners leave them out
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName", "PositionReferenceIndicator",
@@ -393,17 +388,16 @@ def _items(dataset: Dataset) -> Iterator[Dataset]:
 
 def _found(result: Result, study: Study) -> list[PixelClass]:
     present = np.unique(result.mask_in(study))
-    return [c for c in TUMORS if c.index in present]
+    return [c for c in result.classes.tumors if c.index in present]
 
 
 def _code(kind: PixelClass | None) -> Code:
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
 
-    if kind is None:
+    if kind is None or kind.code is None:
         return codes.SCT.Neoplasm
-    value, meaning = _TYPE_CODES[kind.key]
-    return Code(value, "SCT", meaning)
+    return Code(kind.code.value, kind.code.scheme, kind.code.meaning)
 
 
 def _description(number: int, kind: PixelClass | None, tracking: str) -> Any:
@@ -597,7 +591,7 @@ def _capture(result: Result, study: Study) -> Dataset:
     headers, now = study.headers, datetime.now()
     root = (headers.series_uid if headers is not None else "") or study.source.sha256
     capture = highdicom.sc.SCImage(
-        pixel_array=paint(shown.picture, shown.mask), photometric_interpretation="RGB", bits_allocated=8,
+        pixel_array=paint(shown.picture, shown.mask, shown.classes), photometric_interpretation="RGB", bits_allocated=8,
         coordinate_system="PATIENT", patient_orientation=("L", "P"), patient_id="", patient_name="", patient_birth_date="",
         patient_sex="", accession_number="", study_id="", referring_physician_name="",
         study_instance_uid=(headers.study_uid if headers is not None else "") or _uid(study, result, "study", root),

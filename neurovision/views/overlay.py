@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from neurovision.classes import Classes
 from neurovision.scan.paint import paint
 
 SCREEN = 768  # pixels that the longer side is drawn with: crisp outlines, small files
@@ -25,9 +26,11 @@ def to_screen(plane: np.ndarray, interpolation: int = cv2.INTER_CUBIC) -> np.nda
     return cv2.resize(plane, size, interpolation=cv2.INTER_AREA if scale < 1 and plane.dtype != np.uint8 else interpolation)
 
 
-def draw_mask(picture: np.ndarray, mask: np.ndarray, style: str = "Fill", opacity: float = 0.45) -> np.ndarray:
+def draw_mask(
+    picture: np.ndarray, mask: np.ndarray, classes: Classes, style: str = "Fill", opacity: float = 0.45
+) -> np.ndarray:
     """A label map over its picture at screen size, uint8 ``(h, w, 3)``; ``style`` is one of STYLES."""
-    return paint(to_screen(picture), to_screen(mask, cv2.INTER_NEAREST), opacity, contour=style == "Contour")
+    return paint(to_screen(picture), to_screen(mask, cv2.INTER_NEAREST), classes, opacity, contour=style == "Contour")
 
 
 def heat(picture: np.ndarray, values: np.ndarray, opacity: float = 0.75) -> np.ndarray:

@@ -16,14 +16,22 @@ import cv2
 import numpy as np
 
 from neurovision import __version__
-from neurovision.classes import BY_KEY, HEAD, TUMORS
+from neurovision.classes import HEAD, Classes
 from neurovision.ensemble.results import Findings, Region, Result, VolumeFindings
 from neurovision.evaluation.held_out import HeldOut
 from neurovision.files import write
 from neurovision.scan.paint import paint
 from neurovision.scan.study import Study
 from neurovision.views.layers import grid, window, windowed
-from neurovision.views.report import DISCLAIMER, checked_notes, region_sizes, sequence_words, size_words, verdict_words
+from neurovision.views.report import (
+    ONLY_TYPE,
+    checked_notes,
+    disclaimer,
+    region_sizes,
+    sequence_words,
+    size_words,
+    verdict_words,
+)
 
 if TYPE_CHECKING:
     from fpdf import FPDF
@@ -65,7 +73,7 @@ def write_pdf(
     notes = checked_notes(notes)
     if result.verdict is not None and result.verdict.state == "no tumor" and isinstance(result, Findings | VolumeFindings):
         result = replace(result, mask=np.minimum(result.mask, HEAD.index))  # below the threshold nothing is a finding
-    pdf = _document()
+    pdf = _document(result.classes)
     study = result.study if isinstance(result, VolumeFindings) else None
     _text(pdf, "Brain MRI: findings of an algorithm", 15, bold=True)
     _pairs(pdf, _study_block(result, study, identity))
@@ -92,7 +100,7 @@ def write_pdf(
     write(path, bytes(pdf.output()))
 
 
-def _document() -> FPDF:
+def _document(classes: Classes) -> FPDF:
     import matplotlib
     from fpdf import FPDF
 
@@ -113,7 +121,7 @@ def _document() -> FPDF:
             self.set_y(-15)
             self.set_font("Report", size=7)
             self.set_text_color(*GRAY)
-            words = f"{DISCLAIMER} neurovision {__version__}, {created}. Page {self.page_no()} of {{nb}}"
+            words = f"{disclaimer(classes)} neurovision {__version__}, {created}. Page {self.page_no()} of {{nb}}"
             self.multi_cell(0, 3.4, words, align="C")
 
     pdf = Document(format="A4")
@@ -206,12 +214,14 @@ def _sentences(result: Result, measured: HeldOut | None) -> list[str]:
         if said.expected_dice is not None:
             lines.append(f"Expected overlap of the outline (Dice): {said.expected_dice:.2f}.")
         if said.likeliest_type is not None:
-            types = ", ".join(f"{BY_KEY[k].title} {probability_words(p)}" for k, p in said.types.items())
+            types = ", ".join(f"{result.classes.title(k)} {probability_words(p)}" for k, p in said.types.items())
             right = measured.type_right if measured else None
             rate = "" if measured is None or right is None else (
                 f" The type was right in {probability_words(right)} of held-out {measured.tumors}."
             )
-            lines.append(f"Type, given a tumor: {types}.{rate}")
+            several = len(said.types) > 1
+            only = f"{result.classes.title(said.likeliest_type)}, {ONLY_TYPE}."
+            lines.append(f"Type, given a tumor: {types}.{rate}" if several else only)
     if measured is not None:
         rates = []
         if measured.sensitivity is not None:
@@ -230,7 +240,8 @@ def _drawn(result: Findings, study: Study | None) -> tuple[np.ndarray, np.ndarra
     picture = result.picture
     if study is not None:
         picture = windowed(picture, window(study, result.slice_index))
-    return paint(picture, np.zeros_like(result.mask), 0.0), paint(picture, result.mask, 0.45)
+    nothing = np.zeros_like(result.mask)
+    return paint(picture, nothing, result.classes, 0.0), paint(picture, result.mask, result.classes, 0.45)
 
 
 def _scaled(picture: np.ndarray, high: float, wide: float) -> np.ndarray:
@@ -310,16 +321,12 @@ def _pictures(pdf: FPDF, shown: Findings, study: Study | None) -> None:
         image = Image.fromarray(_mark(picture, across, down, length))
         pdf.image(image, x=pdf.l_margin + k * (space + 6), y=top, w=width, alt_text=("Scan", "What is marked")[k])
     pdf.set_y(top + width * high / wide + 1.5)
-    kinds = [kind for kind in TUMORS if (shown.mask == kind.index).any()]
-    legend = ", ".join(f"{kind.title}: {_color_name(kind.key)}" for kind in kinds) or "nothing is marked"
+    kinds = [kind for kind in shown.classes.tumors if (shown.mask == kind.index).any()]
+    legend = ", ".join(f"{kind.title}: {kind.color_name}" for kind in kinds) or "nothing is marked"
     place = f"Slice {shown.slice_index + 1}, where most is marked. " if kinds else f"Slice {shown.slice_index + 1}. "
     calipers = " White lines: the largest region's diameters." if shown.regions and kinds else ""
     _text(pdf, f"{place}Left: the scan. Right: what the vote marks ({legend}).{calipers}", 8, GRAY)
     pdf.ln(1.5)
-
-
-def _color_name(key: str) -> str:
-    return {"glioma": "orange", "meningioma": "blue", "pituitary": "pink"}[key]
 
 
 def _planes(pdf: FPDF, volume: VolumeFindings) -> None:
@@ -345,7 +352,7 @@ def _planes(pdf: FPDF, volume: VolumeFindings) -> None:
     pictures = []
     for gray, mask, (high_mm, wide_mm), (across, down, sign) in views:
         high, wide = gray.shape[0] * high_mm, gray.shape[1] * wide_mm
-        drawn = _scaled(paint(windowed(gray, limits), mask, 0.45), high, wide)
+        drawn = _scaled(paint(windowed(gray, limits), mask, volume.classes, 0.45), high, wide)
         letters: tuple[tuple[str, str], tuple[str, str]] = (("", ""), ("", ""))
         if study.affine is not None:
             letters = (_letters(affine[:3, across]), _letters(sign * affine[:3, down]))
@@ -399,7 +406,7 @@ def _tumors(pdf: FPDF, result: Result) -> None:
         head = ["#", "Type", "Area (mm²)" if metric else "Area (px)", *_diameters(metric), "Side"]
         for n, r in enumerate(shown.regions, 1):
             area, longest, across = region_sizes(r)
-            rows.append([str(n), BY_KEY[r.type].title, f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
+            rows.append([str(n), result.classes.title(r.type), f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
     elif isinstance(result, VolumeFindings):
         metric = result.spacing is not None
         volumes = bool(result.lesions) and result.lesions[0].volume_ml is not None
@@ -409,7 +416,7 @@ def _tumors(pdf: FPDF, result: Result) -> None:
             longest = x.longest_diameter_px if x.longest_diameter_mm is None else x.longest_diameter_mm
             across = x.perpendicular_diameter_px if x.perpendicular_diameter_mm is None else x.perpendicular_diameter_mm
             through = f"{x.first_slice + 1} to {x.last_slice + 1}"
-            rows.append([str(n), BY_KEY[x.type].title, size, f"{longest:.1f}", f"{across:.1f}", x.side, through])
+            rows.append([str(n), result.classes.title(x.type), size, f"{longest:.1f}", f"{across:.1f}", x.side, through])
     if not rows:
         return
     _table(pdf, "Lesions, largest first", head, rows[:MAX_ROWS])
@@ -428,7 +435,7 @@ def _members(pdf: FPDF, findings: Findings) -> None:
     if not findings.members:
         return
     rows = [
-        [m.title, BY_KEY[m.tumor_type].title if m.tumor_type else "none", str(m.area_px)] for m in findings.members
+        [m.title, findings.classes.title(m.tumor_type) if m.tumor_type else "none", str(m.area_px)] for m in findings.members
     ]
     _table(pdf, f"Each network alone, slice {findings.slice_index + 1}", ["Network", "Type", "Area (px)"], rows)
 

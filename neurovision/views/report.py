@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurovision import __version__
+from neurovision.classes import COUNTS, Classes
 from neurovision.ensemble.calibration import OTHER
 from neurovision.ensemble.results import Lesion, Region, Result, VolumeFindings
 from neurovision.errors import DataError
@@ -18,12 +19,9 @@ from neurovision.files import write
 if TYPE_CHECKING:
     pass
 
-DISCLAIMER = (
-    "Research tool, not a medical device: not for diagnosis or treatment. It knows three tumor types and may miss or"
-    " invent findings."
-)
 MAX_NOTES = 3000  # characters: what two pages hold
 MAX_LINES = 45
+ONLY_TYPE = "the only type that these weights know"
 REGION_COLUMNS = (
     "region", "region_type", "region_area_px", "region_area_mm2", "region_voxels", "region_volume_ml", "region_first_slice",
     "region_last_slice", "region_longest_px", "region_longest_mm", "region_perpendicular_px", "region_perpendicular_mm",
@@ -31,6 +29,16 @@ REGION_COLUMNS = (
 )  # fmt: skip
 
 _HEADINGS = {"tumor": "Tumor detected", "borderline": "Borderline", "no tumor": "No tumor detected"}
+
+
+def disclaimer(classes: Classes) -> str:
+    """What stands on every report and page."""
+    count = len(classes.tumors)
+    known = f"{COUNTS[count]} tumor types" if count > 1 else f"one class of tumors ({classes.tumors[0].title})"
+    return (
+        f"Research tool, not a medical device: not for diagnosis or treatment. It knows {known} and may miss or"
+        " invent findings."
+    )
 
 
 def verdict_words(result: Result) -> str:
@@ -74,7 +82,7 @@ def report_json(result: Result, notes: str = "") -> dict[str, Any]:
             "neurovision": __version__,
             "verdict": verdict_words(result),
             "notes": checked_notes(notes),
-            "disclaimer": DISCLAIMER,
+            "disclaimer": disclaimer(result.classes),
         },
         **result.to_json(),
     }

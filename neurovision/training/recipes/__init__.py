@@ -7,6 +7,8 @@ import pkgutil
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from neurovision.classes import FIRST_TUMOR, SHIPPED
+
 CLASSIFIER = "efficientnetlite0"  # the whole-slice classifier of the ensemble
 REFIT = 0.3  # of a network's time by the clock goes to what also trains on the vote's fold
 WARMUP = 0.05  # of a time budget
@@ -55,7 +57,7 @@ class Recipe:
             without a better validation loss).
         warmup: Part of a phase's steps that the rate rises, with ``"cosine"``.
         weight_decay: Of AdamW; 0 is Adam.
-        class_weights: Of the cross-entropy.
+        class_weights: Of the cross-entropy; every tumor's is the same.
         dice: Weight of the Dice term.
         kind: Weight of the type's term; see ``losses.CrossEntropyDice``.
         augment: Strength of augmentation.
@@ -152,6 +154,14 @@ class Recipe:
             for p in self.phases
         )
         return replace(self, phases=phases, batch=batch or self.batch, limit=limit, trial=True)
+
+    def learning(self, count: int) -> Recipe:
+        """The same for ``count`` classes; what it is written for is SHIPPED."""
+        if count == len(SHIPPED):
+            return self
+        weights = (*self.class_weights[:FIRST_TUMOR], *self.class_weights[FIRST_TUMOR:][:1] * (count - FIRST_TUMOR))
+        argument = "classes" if self.task == "segment" else "answers"
+        return replace(self, config={**self.config, argument: count}, class_weights=weights)
 
 
 def recipe(name: str) -> Recipe:

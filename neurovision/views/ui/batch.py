@@ -97,7 +97,8 @@ def _analyze(analyzer: Analyzer, group: tuple[Path, ...], name: str, stem: str) 
     try:
         case = analyze(analyzer, contained.study(group, name), files)
     except NeurovisionError as e:
-        unread = Unread.of(name, str(e).removeprefix(f"{group[0].name}: "), analyzer.manifest.digest[:12])
+        reason, manifest = str(e).removeprefix(f"{group[0].name}: "), analyzer.manifest
+        unread = Unread.of(name, reason, manifest.digest[:12], manifest.classes)
         text = json.dumps(unread.to_json(), indent=1).encode()
         return Outcome(stem, unread.row(), files, verdict_words(unread), members=((f"{stem}.json", text),))
     result = case.findings if case.study.n_slices == 1 else case.volume

@@ -7,11 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from neurovision.classes import BY_KEY
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.results import Verdict
 from neurovision.evaluation.held_out import HeldOut
-from neurovision.views.report import region_sizes, sequence_words, size_words, verdict_words
+from neurovision.views.report import ONLY_TYPE, region_sizes, sequence_words, size_words, verdict_words
 from neurovision.views.ui import parts
 from neurovision.views.ui.case import Case
 
@@ -96,10 +95,12 @@ def verdict(case: Case, measured: HeldOut | None, manifest: Manifest | None = No
     if kind is not None and state != "none":
         right = measured.type_right if measured else None
         rate = f" (right in {parts.percent(right)} of held-out {measured.tumors})" if measured and right is not None else ""
-        body += f"<p>Likeliest type: <b>{escape(BY_KEY[kind].title)}</b>{rate}</p>{parts.type_bars(said.types)}"
+        bars, title_of = parts.type_bars(said.types, found.classes), f"<b>{escape(found.classes.title(kind))}</b>"
+        several = len(said.types) > 1
+        body += f"<p>Likeliest type: {title_of}{rate}</p>{bars}" if several else f"<p>{title_of}, {ONLY_TYPE}.</p>"
     if sequence := sequence_words(found):
         body += f'<p class="nv-fine">Sequence: {escape(sequence)}.</p>'
-    words = f", likeliest {BY_KEY[kind].title}" if kind and state != "none" else ""
+    words = f", likeliest {found.classes.title(kind)}" if kind and state != "none" else ""
     return _told(state, title, body + _warnings(case), f"{title}, probability {unescape(chance)}{words}")
 
 
@@ -158,7 +159,7 @@ def alternative(case: Case) -> str:
     drawn = case.state in ("tumor", "borderline")
     size = size_words(found) if drawn else ""
     likeliest = found.verdict.likeliest_type if found.verdict is not None and drawn else None
-    kind = f" {BY_KEY[likeliest].title}" if likeliest else ""
+    kind = f" {found.classes.title(likeliest)}" if likeliest else ""
     return f"{words}{verdict_words(found)}.{kind}{f', {size}{_place(case)}' if size else ''}."
 
 
@@ -175,7 +176,8 @@ def lesions(case: Case) -> str:
         for i, r in enumerate(case.findings.regions, 1):
             area, longest, across = region_sizes(r)
             at = [round(r.centroid[1]), round(r.centroid[0]), 0]
-            rows.append([_go(i, at), parts.type_cell(r.type), f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
+            kind = parts.type_cell(r.type, found.classes)
+            rows.append([_go(i, at), kind, f"{area:.0f}", f"{longest:.1f}", f"{across:.1f}", r.side])
         head = ["##", "Type", f"#Area ({unit}{'²' if metric else ''})", f"#Longest ({unit})", f"#Across ({unit})", "Side"]
     else:
         volumes = found.lesions and found.lesions[0].volume_ml is not None
@@ -185,7 +187,8 @@ def lesions(case: Case) -> str:
             far = x.longest_diameter_mm if x.longest_diameter_mm is not None else x.longest_diameter_px
             wide = x.perpendicular_diameter_mm if x.perpendicular_diameter_mm is not None else x.perpendicular_diameter_px
             through = f"{x.first_slice + 1} to {x.last_slice + 1}"
-            rows.append([_go(i, at), parts.type_cell(x.type), size, f"{far:.1f}", f"{wide:.1f}", x.side, through])
+            kind = parts.type_cell(x.type, found.classes)
+            rows.append([_go(i, at), kind, size, f"{far:.1f}", f"{wide:.1f}", x.side, through])
         head = ["##", "Type", "#Volume (ml)" if volumes else "#Voxels", f"#Longest ({unit})", f"#Across ({unit})", "Side",
                 "Slices"]  # fmt: skip
     if not rows:

@@ -40,7 +40,7 @@ def names(findings: Findings) -> dict[str, str]:
 def truth_of(case: Case, path: str | None) -> Truth | None:
     """The uploaded ground truth of the open scan, or None."""
     mask = case.findings.mask
-    return contained.mask(path, mask.shape, int((mask > 0).sum()) or None) if path else None
+    return contained.mask(path, mask.shape, int((mask > 0).sum()) or None, len(case.findings.classes)) if path else None
 
 
 def pictures(findings: Findings, chosen: list[str], style: str, truth: Truth | None) -> list[tuple[np.ndarray, str]]:
@@ -53,7 +53,7 @@ def pictures(findings: Findings, chosen: list[str], style: str, truth: Truth | N
             continue
         found = mask >= FIRST_TUMOR
         if truth is None:
-            drawn = draw_mask(findings.picture, mask, style)
+            drawn = draw_mask(findings.picture, mask, findings.classes, style)
             words = f"{int(found.sum())} px"
         else:
             drawn = difference(to_screen(findings.picture), _large(truth.tumor), _large(found))
@@ -100,7 +100,7 @@ def build(read: Tab, tab: gr.Tab) -> None:
             style = gr.Radio(STYLES, value=STYLES[0], label="Marking")
         with gr.Column(scale=5, min_width=300):
             truth = gr.File(label="Ground truth of this slice: a mask of the same size", height=132, elem_id="truth")
-    legend = gr.HTML(parts.legend())
+    legend = gr.HTML()
     gallery = gr.Gallery(
         label="The same slice, mask by mask", columns=3, height="auto", object_fit="contain", format="png",
         interactive=False, buttons=["download", "fullscreen"], elem_classes="nv-gallery", elem_id="masks",
@@ -109,11 +109,11 @@ def build(read: Tab, tab: gr.Tab) -> None:
 
     def shown(case: Case | None, chosen: list[str], style: str, truth: str | None) -> list[Any]:
         if case is None or not case.findings.members:
-            return [[], parts.legend(), parts.empty(NO_SCAN)]
+            return [[], "", parts.empty(NO_SCAN)]
         read = truth_of(case, truth)
         gallery = pictures(case.findings, chosen, style, read)
         if read is None:
-            return [gallery, parts.legend(), parts.members_table(case.findings)]
+            return [gallery, parts.legend(case.findings.classes), parts.members_table(case.findings)]
         colors = [(_css(AGREED), "Agreed"), (_css(MISSED), "Missed"), (_css(EXTRA), "Extra")]
         return [gallery, parts.swatches(colors), score_table(case.findings, chosen, read)]
 

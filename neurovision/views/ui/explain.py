@@ -8,7 +8,6 @@ import gradio as gr
 import numpy as np
 
 from neurovision.aids.gradcam import gradcam_layers, heat_over
-from neurovision.classes import BY_KEY, TUMORS
 from neurovision.ensemble.manifest import Manifest
 from neurovision.errors import NeurovisionError
 from neurovision.views.overlay import INFERNO, heat, to_screen
@@ -41,7 +40,8 @@ def heat_of(room: Room, case: Case, network: str, layer: str, kind: str) -> np.n
         NeurovisionError: The network's weights, the layer or the class are not there.
     """
     chosen = None if layer == COARSEST else layer
-    return heat_over(room.member(network), case.findings.picture, case.findings.spacing, BY_KEY[kind].index, chosen)
+    findings, index = case.findings, room.analyzer().manifest.classes.by_key[kind].index
+    return heat_over(room.member(network), findings.picture, findings.spacing, index, chosen)
 
 
 def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
@@ -51,7 +51,7 @@ def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
     with gr.Row():
         network = gr.Dropdown([], label="Network", min_width=140)
         layer = gr.Dropdown([("Coarsest grid", COARSEST)], value=COARSEST, label="Layer", min_width=140)
-        kind = gr.Dropdown([(k.title, k.key) for k in TUMORS], value="glioma", label="Class", min_width=140)
+        kind = gr.Dropdown([], label="Class", min_width=140)
     show = gr.Button("Show what speaks for the class", variant="primary", elem_id="gradcam", elem_classes="nv-action")
     warm = gr.Image(
         label="Heat of the chosen network", height=HEIGHT, format="png", type="numpy", interactive=False,
@@ -68,8 +68,10 @@ def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
         members, best = manifest.members, best_network(manifest)
         networks = gr.update(choices=[(parts.title(m), m.name) for m in members], value=best)
         shares = case.volume.verdict.types if case.volume.verdict is not None else {}
-        chosen = max(shares, key=lambda k: shares[k], default="glioma")
-        return [networks, chosen, drawn(case, best, COARSEST, chosen)]
+        tumors = manifest.classes.tumors
+        chosen = max(shares, key=lambda k: shares[k], default=tumors[0].key)
+        kinds = gr.update(choices=[(t.title, t.key) for t in tumors], value=chosen)
+        return [networks, kinds, drawn(case, best, COARSEST, chosen)]
 
     @speaks
     def layers(network: str | None) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
         return drawn(opened, network, layer, kind)
 
     event: dict[str, Any] = {"concurrency_id": MODELS, "concurrency_limit": 1, "api_visibility": "private"}
-    follow(read, ["Lab", "Explain"], tabs, draw, lambda: [gr.update(choices=[], value=None), "glioma", None],
-           [network, kind, warm], label, event)  # fmt: skip
+    none = gr.update(choices=[], value=None)
+    follow(read, ["Lab", "Explain"], tabs, draw, lambda: [none, none, None], [network, kind, warm], label, event)
     network.change(layers, network, layer, show_progress="hidden", **event)
     show.click(explain, [read.case, network, layer, kind], warm, **event)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from neurovision.classes import Classes
 from neurovision.classifiers import card as classifier_card
 from neurovision.ensemble.manifest import Manifest
 from neurovision.evaluation.held_out import EVALUATION, held_out
@@ -18,8 +19,6 @@ from neurovision.views.ui import parts
 from neurovision.views.ui.room import Room, speaks
 
 LIMITS = (
-    "Three tumor types only: glioma, meningioma, pituitary tumor. A metastasis, bleeding, abscess or stroke is forced"
-    " into one of them or missed.",
     "Trained on adult heads of few hospitals: mostly post-contrast T1 and FLAIR, T1 and T2 of few patients. Other"
     " sequences, field strengths, scanners and children are unknown ground.",
     "Slices are read one by one; a network does not see the neighbors of a slice.",
@@ -83,9 +82,12 @@ def cards_html() -> str:
     return parts.table("Architectures", head, rows)
 
 
-def limits_html() -> str:
+def limits_html(classes: Classes) -> str:
     """What the product cannot do."""
-    return '<div class="nv-empty"><b>Limits</b><ul>' + "".join(f"<li>{escape(w)}</li>" for w in LIMITS) + "</ul></div>"
+    known = ", ".join(t.title if n == 0 else t.title.lower() for n, t in enumerate(classes.tumors))
+    first = f"{known} only: any other lesion, a bleeding, abscess or stroke for one, is taken for a tumor or missed."
+    words = "".join(f"<li>{escape(w)}</li>" for w in (first, *LIMITS))
+    return f'<div class="nv-empty"><b>Limits</b><ul>{words}</ul></div>'
 
 
 def evaluation(folder: Path = EVALUATION) -> tuple[str, list[tuple[str, str]]]:
@@ -137,7 +139,7 @@ def summary_html(manifest: Manifest) -> str:
 def build(room: Room, tab: gr.Tab) -> None:
     """Lay out the tab: one screen of summary, the tables folded."""
     summary = gr.HTML(parts.empty("The models are loading."), elem_id="models-summary")
-    gr.HTML(limits_html())
+    limits = gr.HTML()
     with gr.Accordion("Loaded networks and weights", open=False):
         facts = gr.HTML()
         members = gr.HTML()
@@ -160,7 +162,7 @@ def build(room: Room, tab: gr.Tab) -> None:
         manifest = analyzer.manifest
         return [
             summary_html(manifest), facts_html(manifest, analyzer.engine.device, room.seconds), members_html(manifest),
-            differs(manifest),
+            differs(manifest), limits_html(manifest.classes),
         ]  # fmt: skip
 
-    tab.select(models, None, [summary, facts, members, note], api_name="models", show_progress="hidden")
+    tab.select(models, None, [summary, facts, members, note, limits], api_name="models", show_progress="hidden")

@@ -30,8 +30,9 @@ from neurovision.views.ui.wire import wire
 SESSIONS = 128  # kept in memory, the least recently used let go: every call without a session opens one, with its own page
 TITLE = "Neurovision MRI Brain Abnormality Detector"
 DISCLAIMER = (
-    "Research tool, not a medical device: not for diagnosis or treatment. It knows three tumor types and may miss or"
-    " invent findings. Scans stay on the computer that runs this page and are deleted there within the hour."
+    "Research tool, not a medical device: not for diagnosis or treatment. It knows only the tumor types of its"
+    " weights, and may miss or invent findings. Scans stay on the computer that runs this page and are deleted there"
+    " within the hour."
 )
 
 

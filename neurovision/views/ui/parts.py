@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from neurovision.classes import BY_KEY, TUMORS, PixelClass
+from neurovision.classes import FIRST_TUMOR, Classes, PixelClass
 from neurovision.ensemble.manifest import Network
 from neurovision.ensemble.results import Findings
 from neurovision.segmenters import title_of
@@ -28,20 +28,20 @@ def card(title: str, body: str) -> str:
     return f'<section class="nv-card"><h2>{escape(title)}</h2>{body}</section>'
 
 
-def type_bars(probabilities: Mapping[str, float]) -> str:
+def type_bars(probabilities: Mapping[str, float], classes: Classes) -> str:
     """Probability of each type given a tumor, by its key, as labeled bars."""
-    shares = [(kind, probabilities.get(kind.key, 0.0)) for kind in TUMORS]
+    shares = [(kind, probabilities.get(kind.key, 0.0)) for kind in classes.tumors]
     rows = "".join(
-        f"<li><span>{kind.title}</span><span class='nv-bar'>"
+        f"<li><span>{escape(kind.title)}</span><span class='nv-bar'>"
         f"<i style='width:{100 * p:.1f}%;background:{hex_color(kind)}'></i></span><span>{percent(p)}</span></li>"
         for kind, p in shares
     )
     return f'<ul class="nv-types" aria-label="Probability of each type">{rows}</ul>'
 
 
-def legend() -> str:
+def legend(classes: Classes) -> str:
     """The tumor classes and their colors."""
-    return swatches([(hex_color(kind), kind.title) for kind in TUMORS])
+    return swatches([(hex_color(kind), kind.title) for kind in classes.tumors])
 
 
 def swatches(entries: Sequence[tuple[str, str]]) -> str:
@@ -95,11 +95,12 @@ def facts(entries: Sequence[tuple[str, str]]) -> str:
     return f'<div class="nv-facts">{cells}</div>'
 
 
-def type_cell(key: str | None) -> str:
+def type_cell(key: str | None, classes: Classes) -> str:
     """A tumor type with its color, or a dash."""
     if key is None:
         return "none"
-    return f'<i class="nv-dot" style="background:{hex_color(BY_KEY[key])}"></i> {BY_KEY[key].title}'
+    kind = classes.by_key[key]
+    return f'<i class="nv-dot" style="background:{hex_color(kind)}"></i> {escape(kind.title)}'
 
 
 def members_table(findings: Findings) -> str:
@@ -107,9 +108,9 @@ def members_table(findings: Findings) -> str:
     if not findings.members:
         return ""
     vote = findings.regions[0].type if findings.regions else None
-    area = int((findings.mask >= TUMORS[0].index).sum())
-    rows = [["Vote", type_cell(vote), str(area)]]
-    rows += [[escape(m.title), type_cell(m.tumor_type), str(m.area_px)] for m in findings.members]
+    area = int((findings.mask >= FIRST_TUMOR).sum())
+    rows = [["Vote", type_cell(vote, findings.classes), str(area)]]
+    rows += [[escape(m.title), type_cell(m.tumor_type, findings.classes), str(m.area_px)] for m in findings.members]
     differ = percent(findings.disagreement)
     note = f'<p class="nv-fine">Disagreement of the networks: {differ} (1 minus their mean Dice).</p>'
     return table("Each network alone", ["Network", "Type", "#Area (px)"], rows, strong=0) + note

@@ -21,7 +21,7 @@ from neurovision.aids.prompted import (
     read_hints,
     write_proposals,
 )
-from neurovision.classes import GLIOMA
+from neurovision.classes import FIRST_TUMOR, SHIPPED
 from neurovision.errors import NeurovisionError
 from neurovision.views.overlay import AGREED, EXTRA, draw_mask, gray_rgb, to_screen
 from neurovision.views.ui.case import Case, require
@@ -166,7 +166,10 @@ def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
             found, asked, hints, around, opened.findings.source, opened.findings.slice_index, listed
         )
         pictures = [
-            (draw_mask(gray, p.mask.astype(np.uint8) * GLIOMA.index), f"{n}: score {p.score:.2f}, {int(p.mask.sum())} px")
+            (
+                draw_mask(gray, p.mask.astype(np.uint8) * FIRST_TUMOR, SHIPPED),
+                f"{n}: score {p.score:.2f}, {int(p.mask.sum())} px",
+            )
             for n, p in enumerate(found, 1)
         ]
         return [pictures, [str(p) for p in paths]]

@@ -24,7 +24,7 @@ from neurovision.views.dicom_out import write_dicom, write_nifti_mask
 from neurovision.views.examples import CREDIT, FOLDER, examples
 from neurovision.views.layers import grid, levels, plane, window, write_layer, write_scan
 from neurovision.views.report import MAX_NOTES
-from neurovision.views.ui import card, viewer
+from neurovision.views.ui import card, parts, viewer
 from neurovision.views.ui.case import (
     Case,
     Series,
@@ -81,7 +81,9 @@ def layers_of(room: Room, case: Case) -> dict[str, Any]:
         "inverse": np.linalg.inv(affine).tolist(), "spacing": np.linalg.norm(affine[:3, :3], axis=0).tolist(),
         "letters": study.affine is not None, "metric": study.spacing is not None, "plane": plane(study),
         "levels": levels(study), "window": [low * levels(study), high * levels(study)], "start": [column, row, index],
-        "threshold": 1.0 if found.verdict is None else found.verdict.threshold, "alt": card.alternative(case),
+        "classes": [{"index": t.index, "title": t.title, "color": t.color} for t in found.classes.tumors],
+        "legend": parts.legend(found.classes), "alt": card.alternative(case),
+        "threshold": 1.0 if found.verdict is None else found.verdict.threshold,
         "strip": {
             "probability": [s.tumor_probability for s in found.slices],
             "area": [s.area_px if "mask" in files else 0 for s in found.slices],

@@ -4,7 +4,7 @@ const host = element.closest('#viewer') || element, box = element.querySelector(
 const stage = box.querySelector('.nv-v-stage'), hint = box.querySelector('.nv-v-hint'), where = box.querySelector('.nv-v-where');
 const slices = box.querySelector('.nv-v-slices'), strip = box.querySelector('.nv-v-strip');
 const slider = slices.querySelector('input'), number = slices.querySelector('.nv-v-number'), help = box.querySelector('.nv-v-help');
-const opacity = box.querySelector('[data-look=opacity]'), layer = box.querySelector('[data-look=layer]');
+const opacity = box.querySelector('[data-look=opacity]'), layer = box.querySelector('[data-look=layer]'), legend = box.querySelector('.nv-v-legend');
 const page = (path) => new URL(path.replace(/^\//, ''), document.baseURI).href;
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
@@ -53,11 +53,14 @@ async function niivueDrawer() {
   const planes = { sagittal: SLICE_TYPE.SAGITTAL, coronal: SLICE_TYPE.CORONAL, axial: SLICE_TYPE.AXIAL };
   let inverse = null, files = {}, filled = null, outlined = null;
   nv.onLocationChange = (d) => { if (inverse) moved(times(inverse, d.mm)); };
-  const colors = { I: [0], R: [0], G: [0], B: [0], A: [0], labels: [''] };
-  for (const c of [{ index: 1, title: '', color: [0, 0, 0] }, ...props.classes]) {
-    colors.I.push(c.index); colors.R.push(c.color[0]); colors.G.push(c.color[1]); colors.B.push(c.color[2]);
-    colors.A.push(c.index > 1 ? 255 : 0); colors.labels.push(c.title);
-  }
+  const colormap = (classes) => {
+    const colors = { I: [0], R: [0], G: [0], B: [0], A: [0], labels: [''] };
+    for (const c of [{ index: 1, title: '', color: [0, 0, 0] }, ...classes]) {
+      colors.I.push(c.index); colors.R.push(c.color[0]); colors.G.push(c.color[1]); colors.B.push(c.color[2]);
+      colors.A.push(c.index > 1 ? 255 : 0); colors.labels.push(c.title);
+    }
+    return colors;
+  };
   const self = {
     threeD: true,
     async load(value) {
@@ -68,7 +71,7 @@ async function niivueDrawer() {
       for (const kind of ['mask', 'probability', 'uncertainty']) {
         if (!value[kind]) continue;
         files[kind] = list.length;
-        list.push({ url: page(value[kind]), name: `${kind}.nii.gz`, colormap: kind === 'mask' ? 'gray' : 'inferno', opacity: 0, cal_min: kind === 'mask' ? 0 : 12, cal_max: kind === 'mask' ? 4 : 255, colormapType: kind === 'mask' ? 0 : 2 });
+        list.push({ url: page(value[kind]), name: `${kind}.nii.gz`, colormap: kind === 'mask' ? 'gray' : 'inferno', opacity: 0, cal_min: kind === 'mask' ? 0 : 12, cal_max: kind === 'mask' ? value.classes.length + 1 : 255, colormapType: kind === 'mask' ? 0 : 2 });
       }
       nv.opts.isOrientationTextVisible = value.letters;
       nv.opts.isRuler = value.metric;
@@ -76,7 +79,7 @@ async function niivueDrawer() {
       await nv.loadVolumes(list);
       for (const k of Object.values(files)) nv.volumes[k].colorbarVisible = false;
       if (files.mask) {
-        nv.volumes[files.mask].setColormapLabel(colors);
+        nv.volumes[files.mask].setColormapLabel(colormap(value.classes));
         filled = nv.volumes[files.mask].img;
       }
       inverse = value.inverse;
@@ -142,7 +145,7 @@ function flatDrawer() {
       let rgb = [g, g, g], a = 0;
       const v = over ? over[from + i] : 0;
       if (look === 'mask' || look === 'outline') {
-        const kind = v > 1 && props.classes.find((c) => c.index === v);
+        const kind = v > 1 && scan.classes.find((c) => c.index === v);
         if (kind) { rgb = kind.color; a = look === 'outline' ? Math.max(amount, 0.6) : amount; }
       } else if (v > 12) { rgb = heat(v / 255); a = amount * Math.sqrt(v / 255) * 1.3; }
       a = Math.min(a, 1);
@@ -251,7 +254,7 @@ async function show(value) {
   const mine = ++turn, state = value?.scan ? 'loading' : value?.state || 'empty';
   mark('state', state);
   if (state !== 'loading' || !value.scan) {
-    scan = null; mark('slices', null); mark('slice', null); slices.hidden = true; where.textContent = '';
+    scan = null; legend.textContent = ''; mark('slices', null); mark('slice', null); slices.hidden = true; where.textContent = '';
     if (drawer) drawer.clear();
     hint.textContent = state === 'empty' ? 'Open a scan and it is shown here.' : 'Reading the scan';
     canvas.setAttribute('aria-label', state === 'empty' ? 'No scan is open' : 'The scan is being read');
@@ -262,6 +265,7 @@ async function show(value) {
   if (mine !== turn) return;
   try {
     scan = { ...value };
+    legend.innerHTML = value.legend;
     plane = value.shape[2] > 1 && drawer.threeD ? plane : 'one';
     await drawer.load(scan);
   } catch (e) {

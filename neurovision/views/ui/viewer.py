@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from neurovision.classes import TUMORS
-from neurovision.views.ui import parts
-
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
@@ -56,7 +53,7 @@ _TEMPLATE = """
    <option value="outline">Mask, outline</option><option value="probability">Tumor probability</option>
    <option value="uncertainty">Uncertainty</option><option value="none">None</option></select></label>
   <label>Opacity <input data-look="opacity" type="range" min="0" max="1" step="0.05" value="0.45"></label>
-  <span class="nv-v-legend">@LEGEND@</span>
+  <span class="nv-v-legend"></span>
  </div>
 </div>
 """
@@ -65,10 +62,9 @@ _TEMPLATE = """
 def component() -> gr.HTML:
     """Lay the viewer out; events return :data:`EMPTY`, :data:`LOADING` or what :func:`value_of` makes."""
     keys = "".join(f"<div><dt>{k}</dt><dd>{words}</dd></div>" for k, words in KEYS)
-    colors = [{"index": c.index, "title": c.title, "color": list(c.color or (128, 128, 128))} for c in TUMORS]
     return gr.HTML(
-        value=EMPTY, html_template=_TEMPLATE.replace("@KEYS@", keys).replace("@LEGEND@", parts.legend()), css_template="",
-        js_on_load=Path(__file__).with_name("viewer.js").read_text(encoding="utf-8"), niivue=ROUTE, classes=colors,
+        value=EMPTY, html_template=_TEMPLATE.replace("@KEYS@", keys), css_template="",
+        js_on_load=Path(__file__).with_name("viewer.js").read_text(encoding="utf-8"), niivue=ROUTE,
         elem_id="viewer", apply_default_css=False,
     )  # fmt: skip
 
