@@ -25,7 +25,7 @@ def target(reader: str) -> None:
 
     # Where arrays are compared, atheris' hook of comparisons keeps every result for good: kilobytes a file.
     arrays = ["neurovision.scan.intensity", "nibabel.orientations"]
-    included = ["neurovision.scan", "pydicom", "nibabel", "PIL"]
+    included = ["neurovision.scan", "pydicom", "nibabel", "PIL", "tifffile"]
     with atheris.instrument_imports(include=included, exclude=arrays, enable_loader_override=False):
         import nibabel.nifti2
         import nibabel.orientations  # noqa: F401 - to be instrumented

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -198,9 +199,14 @@ def _containers() -> Iterator[Hostile]:
         "unsigned32": (deep.astype(np.uint32) * 60_000, "minisblack"),
     }  # fmt: skip
     made = {"preview": pages.getvalue()}
+    layouts: dict[str, dict[str, Any]] = {
+        "white16": {"tile": (32, 32), "compression": "lzw"}, "signed16": {"byteorder": ">", "compression": "zlib"},
+        "double": {"bigtiff": True, "byteorder": ">", "rowsperstrip": 7},
+    }  # fmt: skip
+    kinds |= {"signed16": (deep.astype(np.int16) - 300, "minisblack"), "double": (deep / 7, "minisblack")}
     for what, (values, photometric) in kinds.items():
-        buffer = io.BytesIO()
-        tifffile.imwrite(buffer, values, photometric=photometric, metadata=None, datetime=False)
+        buffer, layout = io.BytesIO(), layouts.get(what, {})
+        tifffile.imwrite(buffer, values, photometric=photometric, metadata=None, datetime=False, **layout)
         made[what] = buffer.getvalue()
     for number, (what, data) in enumerate(made.items()):
         yield Hostile("images", f"{what}.tif", data)
@@ -220,7 +226,12 @@ def _tiffs() -> Iterator[Hostile]:
         values[20:30] = -value
         yield Hostile("images", f"{what}.tif", encoded("TIFF", Image.fromarray(values)))
         yield Hostile("images", f"all-{what}.tif", encoded("TIFF", Image.fromarray(np.full((64, 64), value, np.float32))))
-    plain = encoded("TIFF")
+    for name, plain in (("", encoded("TIFF")), ("deep-", encoded("TIFF", Image.fromarray(_gray().astype(np.uint16) * 16)))):
+        yield from _forged(name, plain)
+
+
+def _forged(name: str, plain: bytes) -> Iterator[Hostile]:
+    """A TIFF whose directory lies."""
     ifd = int.from_bytes(plain[4:8], "little")
     entries = int.from_bytes(plain[ifd : ifd + 2], "little")
     for k in range(entries):  # every tag's value forged, one by one
@@ -229,14 +240,14 @@ def _tiffs() -> Iterator[Hostile]:
             spoiled = bytearray(plain)
             spoiled[at + 8 : at + 12] = struct.pack("<I", value)
             tag = int.from_bytes(plain[at : at + 2], "little")
-            yield Hostile("images", f"tag-{tag}-{value}.tif", bytes(spoiled))
+            yield Hostile("images", f"{name}tag-{tag}-{value}.tif", bytes(spoiled))
     looped = bytearray(plain)
     looped[ifd + 2 + 12 * entries : ifd + 6 + 12 * entries] = struct.pack("<I", ifd)  # its next page is itself
-    yield Hostile("images", "loop.tif", bytes(looped))
-    yield Hostile("images", "first-page-nowhere.tif", b"II*\0" + struct.pack("<I", 2**32 - 2) + plain[8:])
+    yield Hostile("images", f"{name}loop.tif", bytes(looped))
+    yield Hostile("images", f"{name}first-page-nowhere.tif", b"II*\0" + struct.pack("<I", 2**32 - 2) + plain[8:])
     counted = bytearray(plain)
     counted[ifd : ifd + 2] = b"\xff\xff"
-    yield Hostile("images", "65535-tags.tif", bytes(counted))
+    yield Hostile("images", f"{name}65535-tags.tif", bytes(counted))
 
 
 # --- DICOM -----------------------------------------------------------------------------------------------------------

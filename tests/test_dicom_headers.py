@@ -420,6 +420,9 @@ ODD = (
     {"SeriesDescription": b"Zyxwvut" * 20}, {"PixelSpacing": b"Wvutsrq"}, {"Manufacturer": b"Zyxwvut" * 20},
     {"BodyPartExamined": b"ZYXWVUT"}, {"PhotometricInterpretation": b"ZYXWVUT"}, {"Modality": b"ZYXWVUT"},
     {"SOPClassUID": b"Wvutsrq"}, {"SeriesNumber": b"Zyxwvut"}, {"ImagePositionPatient": b"Zyxwvut\\1\\2"},
+    {"PatientName": b"Zyxwvut \x1b[2JQponml\x07"}, {"PatientName": "Ζυξ^Zyxwvut".encode("iso8859_7")},
+    {"PatientName": encoded("Zyxwvut^Tarou=山田^太郎=やまだ", ["", "ISO 2022 IR 87"]),
+     "SpecificCharacterSet": ["", "ISO 2022 IR 87"]},
 )  # fmt: skip
 
 
@@ -457,29 +460,65 @@ def test_no_stream_warning_or_log_quotes_a_header(
 
 
 def test_a_process_of_its_own_quotes_nothing(tmp_path: Path):
-    """The same with the streams that a user sees, in every way that takes files: predict, batch and the container."""
+    """The same with the streams that a user sees, in every way that takes files: predict, batch, archive and page."""
     odd_files(tmp_path / "in")
     code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import logging, shutil, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+logging.basicConfig(level=logging.DEBUG)
 from pathlib import Path
 from dicom_builder import head
 from truth import TruthAnalyzer
 from neurovision.ensemble.pipeline import Analyzer
+from neurovision.errors import NeurovisionError
+folder = Path({str(tmp_path)!r})
+odd = sorted((folder / "in").iterdir())
 Analyzer.load = lambda *a, **k: TruthAnalyzer(head()[1][5:6])
-from neurovision.scan import contained, read
-from neurovision.errors import ScanError
-for path in sorted(Path({str(tmp_path / "in")!r}).iterdir()):
-    try:
-        contained.study([path])
-    except ScanError:
-        pass
-from neurovision.serving.batch_sources import list_source
-print(list_source({str(tmp_path / "in")!r}))
 from neurovision.cli import app
-paths = [{str(tmp_path / "in")!r}, "--out", {str(tmp_path / "out")!r}]
-app(["predict", *paths, "--fractional", "--dicom"], standalone_mode=False)
+app(["predict", str(folder / "in"), "--out", str(folder / "out"), "--fractional", "--dicom"], standalone_mode=False)
+
+from neurovision.serving.batch_sources import list_source
+from neurovision.serving.batch import Options, describe, run
+from truth import one_slice
+table = folder / "table"
+print(describe(run(list_source(str(folder / "in")), table, Options(workers=1, load=one_slice), quiet=True), table))
+
+from neurovision.serving.pacs import Ledger, SeriesEntry, SeriesFilter, StudyEntry, watch
+class Archive:
+    def studies(self, since):
+        return [StudyEntry("1.2", "", 0, 0)]
+    def series(self, study):
+        return [SeriesEntry(study, f"1.2.{{k}}", k, "Zyxwvut", 1) for k in range(len(odd))]
+    def fetch(self, study, series, place):
+        place.mkdir(parents=True)
+        return [shutil.copy(odd[int(series.split(".")[-1])], place)]
+    def store(self, paths):
+        return len(paths)
+ledger = Ledger(folder / "ledger.sqlite")
+watch(Archive(), Analyzer.load(), ledger, folder / "work", SeriesFilter("", 1), polls=2, every=0)
+for k in range(len(odd)):
+    print(ledger.state(f"1.2.{{k}}"), ledger.reason(f"1.2.{{k}}"), ledger.missing(f"1.2.{{k}}"))
+
+from neurovision.views.pdf import write_pdf
+from neurovision.views.ui import read
+from neurovision.views.ui.case import analyze, sort_files
+from neurovision.views.ui.room import Room
+room = Room(Analyzer.load)
+for path in odd:
+    found, unread, study = sort_files([str(path)])
+    print(found, unread)
+    if study is not None:
+        case = analyze(Analyzer.load(), study, found[0].files)
+        print(read.write_files(room, case), read.card.facts(case))
+        write_pdf(case.volume, folder / "x.pdf")
+        try:
+            read.write_dicom_zip(room, case)
+        except NeurovisionError as e:
+            print(e)
+print("to the end")
 """
-    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-W", "always", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.stdout.endswith("to the end\n"), done.stderr[-2000:]
     assert len(list((tmp_path / "out").glob("*.json"))) == len(ODD) - 2  # two are of another modality
     for secret in SECRETS:
         assert secret not in done.stdout + done.stderr, secret

@@ -189,3 +189,20 @@ def test_a_dark_narrow_window_changes_no_canvas(plain: np.ndarray):
 def test_a_falling_rescale_is_followed(plain: np.ndarray):
     negative = (4000 - stored(head()[0])[5]).astype(np.uint16)
     assert np.allclose(pixels_of(one(5, negative, RescaleSlope="-1", RescaleIntercept="4000")), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("keyword", ["PixelAspectRatio", "ImagerPixelSpacing"])
+def test_pixels_of_a_known_shape_make_a_square_canvas_without_a_spacing(keyword: str):
+    dataset = one()
+    tall = np.repeat(dataset.pixel_array, 2, 1)  # pixels twice as tall as wide
+    dataset.Columns, dataset.PixelData = tall.shape[1], tall.tobytes()
+    del dataset.PixelSpacing
+    for value, shape in (([2, 1], (2.0, 1.0)), ([0, 0], None)):
+        setattr(dataset, keyword, value)
+        study = read_bytes(saved(dataset), "x.dcm")
+        assert study.spacing is None and study.pixel_shape == shape
+    setattr(dataset, keyword, [2, 1])
+    study = read_bytes(saved(dataset), "x.dcm")
+    expected = prepare(read_bytes(saved(one()), "x.dcm").gray(), 96)
+    square, squeezed = (prepare(study.gray(), 96, shape).pixels for shape in (study.pixel_shape, None))
+    assert np.abs(square - expected.pixels).mean() < np.abs(squeezed - expected.pixels).mean() / 2

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import subprocess
+import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -81,6 +85,20 @@ def same_picture() -> dict[str, bytes]:
         "unsigned 32 bit TIFF": tiff(eight.astype(np.uint32) * 16_000_000, photometric=black),
         "float TIFF": tiff(eight.astype(np.float32) / 1000 - 3, photometric=black),
         "float TIFF, white is zero": tiff(3 - eight.astype(np.float32) / 1000, photometric=white),
+        "signed 8 bit TIFF, white is zero": tiff(~signed, photometric=white),
+        "signed 16 bit TIFF, big-endian, compressed": tiff(
+            twelve.astype(np.int16) - 1000, photometric=black, byteorder=">", compression="zlib"
+        ),
+        "signed 32 bit TIFF, big-endian, white is zero": tiff(~twelve.astype(np.int32), photometric=white, byteorder=">"),
+        "unsigned 32 bit TIFF, white is zero": tiff(4_294_967_295 - twelve.astype(np.uint32), photometric=white),
+        "16 bit TIFF, tiles, compressed, white is zero": tiff(
+            65535 - full, photometric=white, byteorder=">", tile=(32, 32), compression="lzw"
+        ),
+        "16 bit TIFF, strips, predicted": tiff(
+            full, photometric=black, rowsperstrip=7, compression="zlib", predictor=True
+        ),
+        "double TIFF, big": tiff(eight / 1000, photometric=black, bigtiff=True),
+        "half TIFF, big-endian, white is zero": tiff((3 - eight / 100).astype(np.float16), photometric=white, byteorder=">"),
         "color PNG, 12 in 16 bit": cv2.imencode(".png", np.dstack([twelve] * 3))[1].tobytes(),
         "color TIFF, 12 in 16 bit": tiff(np.dstack([twelve] * 3), photometric="rgb"),
         "PNG with alpha, 16 bit": cv2.imencode(".png", np.dstack([full] * 3 + [full * 0 + 65535]))[1].tobytes(),
@@ -175,6 +193,57 @@ def test_bad_files_are_refused_in_one_sentence(data, error, words):
         read_image(data, "scan.png")
     message = str(caught.value)
     assert message.startswith("scan.png: ") and "\n" not in message and len(message) < 220
+
+
+def test_what_a_tiff_lacks_is_told():
+    deep = gray().astype(np.uint16) * 16
+    for options in ({}, {"tile": (32, 32)}, {"rowsperstrip": 7, "compression": "zlib"}):
+        whole = tiff(deep, photometric="minisblack", **options)
+        with pytest.raises(DamagedScan, match="cut off"):
+            read_image(whole[: len(whole) - 200], "x.tif")
+    turned = tiff(deep, photometric="minisblack", extratags=[(274, 3, 1, 6, True)])  # a quarter to the right
+    plain = read_image(tiff(deep, photometric="minisblack"), "x.tif").gray()
+    assert np.array_equal(read_image(turned, "x.tif").gray(), np.rot90(plain, -1))
+    with pytest.raises(ScanTooLarge, match="4000 x 5000"):
+        read_image(tiff(np.zeros((5000, 4000), np.int8), photometric="minisblack", compression="zlib"), "x.tif")
+
+
+def test_no_decoder_prints(tmp_path):
+    """Libraries in C write to the stream past Python, chunks' and files' names with it."""
+    rng = np.random.default_rng(0)
+    deep = np.dstack([gray().astype(np.uint16) * 16] * 3)
+    wholes = [
+        cv2.imencode(".png", deep)[1].tobytes(), encode(Image.fromarray(gray()), "TIFF", compression="tiff_lzw"),
+        tiff(deep[..., 0], photometric="minisblack", description="Zyxwvut"), encode(Image.fromarray(gray()), "JPEG"),
+    ]  # fmt: skip
+    (tmp_path / "unknown.png").write_bytes(wholes[0][:33] + chunk(b"ZYXW", b"Zyxwvut") + wholes[0][33:])
+    (tmp_path / "invalid.png").write_bytes(wholes[0][:33] + chunk(b"sBIT", b"   ") + wholes[0][33:])
+    for number in range(40):
+        data = bytearray(wholes[number % 4])
+        for at in rng.integers(8, len(data), 12):
+            data[at] = rng.integers(256)
+        (tmp_path / f"Zyxwvut-{number}.x").write_bytes(data)
+    code = """
+import sys
+from pathlib import Path
+from neurovision.errors import ScanError
+from neurovision.scan.images import read_image
+refused = 0
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        read_image(path.read_bytes(), "x")
+    except ScanError:
+        refused += 1
+print(refused)
+"""
+    command = [sys.executable, "-W", "always", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and 0 < int(done.stdout) < 42
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def test_animated_pictures_are_refused():

@@ -577,6 +577,35 @@ def test_what_is_no_fault_of_the_series_counts_for_nothing(tmp_path: Path, troub
     ledger.close()
 
 
+def test_the_ledger_has_which_objects_could_not_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    class Bare(Ward):
+        """Its series lie nowhere in the patient."""
+
+        def fetch(self, study: str, series: str, folder: Path) -> list[Path]:
+            from pydicom import dcmread
+
+            for path in (files := super().fetch(study, series, folder)):
+                dataset = dcmread(path)
+                del dataset.ImagePositionPatient
+                dataset.save_as(path)
+            return files
+
+        def store(self, paths: list[Path]) -> int:
+            if self.stored == 0:
+                self.stored = 1
+                raise PacsError("The archive refused 1 of 1 objects.")
+            return super().store(paths)
+
+    ward, ledger = Bare(None), Ledger(tmp_path / "ledger.sqlite")
+    entry = ward.series("1.2")[1]
+    states = [analyze_series(ward, TruthAnalyzer(head()[1]), ledger, entry, tmp_path) for _ in range(2)]  # type: ignore[arg-type]
+    assert states == ["failed", "stored"] and ledger.reason(entry.uid) == ""
+    told = ledger.missing(entry.uid)
+    assert told.startswith("no SEG and no SR written. The headers do not say how the slices lie") and told in caplog.text
+    assert ledger.missing("1.2.2") == ""
+    ledger.close()
+
+
 def test_a_ledger_of_an_earlier_version_is_taken_over(tmp_path: Path):
     import sqlite3
 
@@ -585,5 +614,5 @@ def test_a_ledger_of_an_earlier_version_is_taken_over(tmp_path: Path):
         db.execute("INSERT INTO series VALUES ('1.2', 'stored', '', '')")
     db.close()
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    assert (ledger.state("1.2"), ledger.tries("1.2")) == ("stored", 0)
+    assert (ledger.state("1.2"), ledger.tries("1.2"), ledger.missing("1.2")) == ("stored", 0, "")
     ledger.close()

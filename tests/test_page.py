@@ -132,6 +132,34 @@ def test_volume_is_judged_by_all_of_its_slices(scans: Scans) -> None:
     assert case.index == case.findings.slice_index == case.volume.largest_slice != study.n_slices // 2
 
 
+def test_what_stands_upside_down_is_offered_turned_and_what_dicom_cannot_hold_is_told(tmp_path: Path) -> None:
+    import gradio as gr
+    from dicom_builder import NAME, header, saved, stored
+
+    from neurovision.ensemble.screen import turned
+    from neurovision.scan.read import read_bytes
+    from neurovision.views.ui import card
+    from neurovision.views.ui.case import analyze
+    from neurovision.views.ui.read import Tab
+    from neurovision.views.ui.room import Room
+
+    room = Room(standin)
+    room.open()
+    with gr.Blocks():
+        tab = Tab(room)
+    upright = read(FOLDER / "glioma.png")
+    for study, offered in ((upright, False), (turned(upright), True), (turned(turned(upright)), False)):
+        shown = tab.describe(analyze(standin(), study))
+        assert len(shown) == len(tab.shown) == len(tab.blank({}, {}))
+        assert [u["visible"] for u in shown[-2:]] == [offered, offered]
+    dataset = header("bare", stored(phantom("glioma", 4)[0]))
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.PixelData = stored(phantom("glioma", 4)[0])[0].tobytes()
+    case = analyze(standin(), read_bytes(saved(dataset), "bare.dcm"))
+    assert tab.describe(case)[tab.shown.index(tab.dicom)]["visible"] is False
+    assert "No DICOM SEG, SR. The headers give no PixelSpacing" in card.facts(case) and NAME not in card.facts(case)
+
+
 def test_files_are_sorted_into_series_and_what_cannot_be_read_is_named(scans: Scans) -> None:
     from neurovision.views.ui.case import sort_files
 
@@ -661,6 +689,24 @@ def test_a_wrong_file_and_the_scan_before(visitor: Visitor, scans: Scans) -> Non
     assert "no finding passes" in page.locator("#lesions").inner_text()
     visitor.clear()
     assert page.locator(".nv-said").inner_text() == ""
+
+
+@pytest.mark.browser
+def test_an_upside_down_scan_is_read_turned(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    button = page.get_by_role("button", name="Read it turned by 180°")
+    visitor.open(str(FOLDER / "glioma.png"))
+    assert button.is_hidden()
+    with Image.open(FOLDER / "glioma.png") as upright:
+        upright.rotate(180).save(tmp_path / "turned.png")
+    visitor.open(str(tmp_path / "turned.png"))
+    button.wait_for()
+    assert "seems to stand upside down" in page.locator(".nv-left").inner_text()
+    before = visitor.page.evaluate("nvViewer.scan.scan")
+    button.click()
+    page.wait_for_function("b => nvViewer.scan && nvViewer.scan.scan !== b", arg=before)
+    page.locator("#verdict", has_text="turned by 180° before they were read").wait_for()
+    button.wait_for(state="hidden")
 
 
 @pytest.mark.browser

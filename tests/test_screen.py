@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurovision.ensemble.screen import FAULTS, FILE, SENTENCES, Screen, features_of, is_upside_down, mirrored, turned
+from neurovision.ensemble.screen import (
+    FAULTS,
+    FILE,
+    SENTENCES,
+    Screen,
+    features_of,
+    is_upside_down,
+    mirrored,
+    turned,
+    turned_features,
+)
 from neurovision.scan.phantom import phantom, phantom_volume
 from neurovision.scan.prepare import prepare
 from neurovision.training.screen import drawn_ct, save
@@ -17,6 +27,9 @@ def test_features_of_a_mirror_image_are_the_mirrored_features():
     pixels = prepare(phantom("glioma", 3)[0].gray(), 96).pixels
     mirror = features_of(np.ascontiguousarray(pixels[:, ::-1]))
     assert np.abs(mirrored(features_of(pixels)[None])[0] - mirror).max() < 0.02
+    half = features_of(np.ascontiguousarray(pixels[::-1, ::-1]))
+    assert np.abs(turned_features(features_of(pixels)[None])[0] - half).max() < 0.02
+    assert Screen.load().scores(pixels)[0] == pytest.approx(-Screen.load().log_odds(half[None])[0, 0], abs=0.05)
 
 
 def test_a_screen_is_read_as_it_was_written(tmp_path: Path):
@@ -31,7 +44,7 @@ def test_turning_keeps_every_voxel_in_its_place_in_the_patient():
     turn = turned(study)
     assert np.array_equal(turn.pixels[:, ::-1, ::-1], study.pixels)
     assert np.allclose(turn.affine @ [2, 47 - 10, 47 - 7, 1], study.affine @ [2, 10, 7, 1])
-    assert any("turned by half" in w for w in turn.warnings)
+    assert any("turned by 180° before" in w for w in turn.warnings)
 
 
 def faults(gray: np.ndarray) -> tuple[str, ...]:

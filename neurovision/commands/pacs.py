@@ -72,8 +72,8 @@ def analyze(
     entry = SeriesEntry(study, series, None, "", 0)
     state = analyze_series(pacs, Analyzer.load(weights), ledger, entry, folder, store)
     print(state if state != "analyzed" else f"{state}: {folder / 'outbox' / entry.label}")
-    if state in ("refused", "failed"):
-        print(ledger.reason(series), file=sys.stderr)
+    if reason := ledger.reason(series) if state in ("refused", "failed") else ledger.missing(series):
+        print(reason, file=sys.stderr)
         raise typer.Exit(1)
 
 

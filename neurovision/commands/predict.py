@@ -97,8 +97,8 @@ def predict(
         else:
             tqdm.write(line_of(result.row()))
             reason = result.reason
-            if reason is None and objects is not None and objects.missing:
-                reason = f"no {' and no '.join(m.object for m in objects.missing)} written. {objects.missing[0].reason}"
+            if reason is None and objects is not None:
+                reason = objects.missing_words or None
         if result is None:
             unread = Unread.of(scan.name, str(reason), analyzer.manifest.digest[:12], analyzer.manifest.classes)
             write(out / f"{stem}.json", json.dumps(unread.to_json(), indent=1).encode())

@@ -41,6 +41,7 @@ def propose(
 ) -> None:
     """Propose three masks of one object, each with SAM's own score; writes PNGs (0 or 255) and NAME.proposals.json."""
     from neurovision.aids.prompted import SUFFIX, load_prompter, read_box, read_hints, write_proposals
+    from neurovision.scan.names import stem_of
     from neurovision.scan.read import read
 
     hints = read_hints(point or (), True) + read_hints(outside or (), False)
@@ -50,7 +51,7 @@ def propose(
     prompter = load_prompter(model, fetch=True)
     found = prompter.propose(study.gray(index), hints, around)
     out.mkdir(parents=True, exist_ok=True)
-    listed = out / f"{file.name.split('.')[0]}{SUFFIX}"
+    listed = out / f"{stem_of(file)}{SUFFIX}"
     paths = write_proposals(found, prompter, hints, around, study.source, index, listed)
     for path, proposal in zip(paths, found, strict=False):  # the list comes last
         print(f"{path.name}: score {proposal.score:.3f}, {int(proposal.mask.sum())} pixels")

@@ -13,7 +13,7 @@ import numpy as np
 
 from neurovision.ensemble.engine import fill
 from neurovision.errors import WeightsMissing, WeightsTampered
-from neurovision.scan.prepare import prepare, standardize
+from neurovision.scan.prepare import fullest_slice, prepare, standardize
 from neurovision.scan.read import read
 
 FILE = "classifier.json"
@@ -88,7 +88,7 @@ class TrainedClassifier:
         return np.asarray(found, np.float32)[:, 0]
 
     def classify(self, paths: Sequence[Path]) -> list[Diagnosis]:
-        """Read and classify scans, the middle slice of each; answers stand in the order of ``paths``.
+        """Read and classify scans, of a volume the fullest slice; answers stand in the order of ``paths``.
 
         Raises:
             ScanError: A file that cannot be read.
@@ -99,7 +99,7 @@ class TrainedClassifier:
             part = paths[first : first + BATCH]
             studies = [read(p) for p in part]
             canvases = np.stack(
-                [standardize(prepare(s.gray(s.n_slices // 2), size, s.pixel_spacing).pixels) for s in studies]
+                [standardize(prepare(s.gray(fullest_slice(s)), size, s.pixel_shape).pixels) for s in studies]
             )
             values = self.probabilities(canvases)
             found += [Diagnosis(p.name, float(v), self.threshold) for p, v in zip(part, values, strict=True)]

@@ -173,7 +173,7 @@ class Analyzer:
         """Prepare a batch and run the networks on what is readable of it."""
         start = perf_counter()
         grays = [study.gray(i) for i in indices]
-        canvases = [prepare(g, self.manifest.size, study.pixel_spacing) for g in grays]
+        canvases = [prepare(g, self.manifest.size, study.pixel_shape) for g in grays]
         classified = self._outside is not None
         reasons = [refusal(g, c, classified) for g, c in zip(grays, canvases, strict=True)]
         readable = [k for k, reason in enumerate(reasons) if reason is None]

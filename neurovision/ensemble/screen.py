@@ -1,7 +1,7 @@
 """Pictures that look like a head and are read wrongly all the same: upside down, negative, or a CT.
 
-A small network over histograms of oriented gradients (Dalal 2005) answers for a canvas; ``python -m
-neurovision.training.screen`` fits it and its limits on scans that no test reads, and writes the file beside this one.
+Two small networks over histograms of oriented gradients (Dalal 2005) answer for a canvas; ``python -m
+neurovision.training.screen`` fits them and their limits on scans that no test reads, and writes the file beside this one.
 """
 
 from __future__ import annotations
@@ -19,29 +19,51 @@ from neurovision.scan.study import Study
 FILE = Path(__file__).with_name("screen.safetensors")
 SIDE, CELLS, BINS, SMALL = 96, 8, 12, 12  # pixels of a canvas, cells a side, directions, side of the coarse picture
 FAULTS = ("upside down", "negative", "CT")
+TENSORS = ("mean", "scale", "w1", "b1", "w2", "b2")
 SENTENCES = {
-    "upside down": "The head seems to stand upside down: turn the picture by half, so that the face or the forehead is up.",
+    "upside down": "The head seems to stand upside down: turn it by 180°, face or forehead up, and read it again.",
     "negative": "The picture seems to be a negative: air is brighter than tissue. Invert it, and send it again.",
     "CT": "The picture looks like a CT: bright bone, and no fat around it. The networks read MRI only.",
 }
 
 
 @dataclass(frozen=True)
-class Screen:
-    """The fitted network.
+class Network:
+    """One hidden layer over features of a canvas.
 
     Attributes:
         mean: float32 ``(F,)`` of the features.
         scale: float32 ``(F,)``, their deviation.
         hidden: float32 ``(F, H)`` and its offsets ``(H,)``.
-        out: float32 ``(H, 3)`` and its offsets ``(3,)``, in the order of FAULTS.
-        limits: Log odds from which each fault is told.
+        out: float32 ``(H, K)`` and its offsets ``(K,)``.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     hidden: tuple[np.ndarray, np.ndarray]
     out: tuple[np.ndarray, np.ndarray]
+
+    def answers(self, features: np.ndarray) -> np.ndarray:
+        """Log odds ``(N, K)`` of features ``(N, F)``, the mean over mirror images."""
+        return np.asarray((self._one(features) + self._one(mirrored(features))) / 2)
+
+    def _one(self, features: np.ndarray) -> np.ndarray:
+        x = (features - self.mean) / self.scale
+        return np.asarray(np.maximum(x @ self.hidden[0] + self.hidden[1], 0) @ self.out[0] + self.out[1])
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The fitted networks.
+
+    Attributes:
+        upside_down: Of one answer; half its difference between a picture and the same turned by 180° counts.
+        kinds: Of two answers, a negative and a CT.
+        limits: Log odds from which each of FAULTS is told.
+    """
+
+    upside_down: Network
+    kinds: Network
     limits: tuple[float, ...]
 
     @classmethod
@@ -52,35 +74,25 @@ class Screen:
 
         with safe_open(FILE, "numpy") as file:
             limits = tuple(json.loads(file.metadata()["limits"]))
-            mean, scale, w1, b1, w2, b2 = (
-                file.get_tensor(k).astype(np.float32) for k in ("mean", "scale", "w1", "b1", "w2", "b2")
-            )
-        return cls(mean, scale, (w1, b1), (w2, b2), limits)
+            networks = []
+            for name in ("upside_down", "kinds"):
+                mean, scale, w1, b1, w2, b2 = (file.get_tensor(f"{name}.{k}").astype(np.float32) for k in TENSORS)
+                networks.append(Network(mean, scale, (w1, b1), (w2, b2)))
+        return cls(*networks, limits)
 
     def log_odds(self, features: np.ndarray) -> np.ndarray:
-        """Of each fault, ``(N, 3)``, of features ``(N, F)``; meant over mirror images.
-
-        Upside down is half the difference between the picture and the same turned by half, which takes out what does
-        not depend on the way up.
-        """
-        both = (self._one(features) + self._one(mirrored(features))) / 2
-        return np.asarray(both)
+        """Of each of FAULTS, ``(N, 3)``, of features ``(N, F)``; what does not depend on the way up cancels out."""
+        turn = (self.upside_down.answers(features) - self.upside_down.answers(turned_features(features))) / 2
+        return np.concatenate([turn, self.kinds.answers(features)], 1)
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         """Log odds of each fault, ``(3,)``, of one canvas, float32 ``(size, size)`` in [0, 1]."""
-        turned = np.ascontiguousarray(pixels[::-1, ::-1])
-        found, other = self.log_odds(np.stack([features_of(pixels), features_of(turned)]))
-        found[0] = (found[0] - other[0]) / 2
-        return np.asarray(found)
+        return np.asarray(self.log_odds(features_of(pixels)[None])[0])
 
     def faults(self, pixels: np.ndarray) -> tuple[str, ...]:
         """Which of FAULTS a canvas has."""
         scores = self.scores(pixels)
         return tuple(f for f, s, limit in zip(FAULTS, scores, self.limits, strict=True) if s > limit)
-
-    def _one(self, features: np.ndarray) -> np.ndarray:
-        x = (features - self.mean) / self.scale
-        return np.asarray(np.maximum(x @ self.hidden[0] + self.hidden[1], 0) @ self.out[0] + self.out[1])
 
 
 def features_of(pixels: np.ndarray) -> np.ndarray:
@@ -119,13 +131,22 @@ def mirrored(features: np.ndarray) -> np.ndarray:
     return np.concatenate([histogram.reshape(len(features), -1), coarse.reshape(len(features), -1)], 1)
 
 
+def turned_features(features: np.ndarray) -> np.ndarray:
+    """Features ``(N, F)`` of the pictures turned by 180°."""
+    count = CELLS * CELLS * BINS
+    histogram = features[:, :count].reshape(-1, CELLS, CELLS, BINS)[:, ::-1, ::-1]
+    histogram = histogram[..., (np.arange(BINS) + BINS // 2) % BINS]
+    coarse = features[:, count:].reshape(-1, SMALL, SMALL)[:, ::-1, ::-1]
+    return np.concatenate([histogram.reshape(len(features), -1), coarse.reshape(len(features), -1)], 1)
+
+
 def is_upside_down(study: Study) -> bool:
     """Whether a study's heads stand upside down: by the mean over its slices that show a head."""
     from neurovision.scan.prepare import prepare
 
     screen = Screen.load()
     chosen = np.unique(np.linspace(0, study.n_slices - 1, min(study.n_slices, 24)).astype(int))
-    canvases = [prepare(study.gray(int(k)), SIDE) for k in chosen]
+    canvases = [prepare(study.gray(int(k)), SIDE, study.pixel_shape) for k in chosen]
     scores = [screen.scores(c.pixels)[0] for c in canvases if c.found]
     return bool(scores) and float(np.mean(scores)) > screen.limits[0]
 
@@ -144,5 +165,5 @@ def turned(study: Study) -> Study:
         affine = affine @ flip
     return replace(
         study, pixels=np.ascontiguousarray(study.pixels[:, ::-1, ::-1]), affine=affine, headers=None, grid=None,
-        warnings=(*study.warnings, "The slices were turned by half before they were read."),
+        warnings=(*study.warnings, "The slices were turned by 180° before they were read."),
     )  # fmt: skip

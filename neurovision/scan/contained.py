@@ -253,6 +253,7 @@ def _study(answer: dict[str, Any], pixels: np.ndarray) -> Study:
             tuple(str(w)[:400] for w in answer["warnings"][:50]),
             None if answer.get("headers") is None else Headers.from_json(answer["headers"]),
             None if answer.get("grid") is None else Grid.from_json(answer["grid"]),
+            None if answer.get("aspect") is None else float(answer["aspect"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError) as e:
         raise DamagedScan("The reader's answer makes no sense, so the file is damaged or hostile; export it again.") from e
@@ -273,6 +274,7 @@ def _do(request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
             "spacing": found.spacing, "affine": None if found.affine is None else found.affine.tolist(),
             "warnings": found.warnings, "headers": None if found.headers is None else found.headers.to_json(),
             "grid": None if found.grid is None else found.grid.to_json(),
+            "aspect": found.aspect,
         }  # fmt: skip
         return answer, found.pixels
     if request["do"] == "group":

@@ -11,8 +11,9 @@ from pydicom import Dataset
 
 from neurovision.errors import DamagedScan, UnsupportedScan
 from neurovision.files import write
-from neurovision.scan.dicom.header import Header, quiet
+from neurovision.scan.dicom.header import Header
 from neurovision.scan.dicom.parse import load, parse_bytes
+from neurovision.scan.quiet import quiet
 
 METHOD = "PS3.15 basic profile, neurovision"
 TABLE = "dicomfields_2026c"  # PS3.15 table E.1-1 as of 2026c

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,17 +12,18 @@ from PIL import Image, ImageOps
 
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 from neurovision.scan.intensity import AIR_NOTE, LARGEST, darken_air, scale_robust
+from neurovision.scan.quiet import quiet_decoder
 from neurovision.scan.study import Source, Study
+from neurovision.scan.tiff import EXTRA, MAX_PREVIEWS, read_gray
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 MAX_PIXELS = 16_000_000
 MAX_BYTES = 64_000_000
 MIN_SIDE = 32
-MAX_PREVIEWS = 8  # pages of a TIFF that are looked at for one that is no preview
-_SUBFILE, _PHOTOMETRIC, _FORMAT_TAG = 254, 262, 339  # tags of TIFF 6.0
-_EXTRA = 0b101  # of NewSubfileType: a smaller copy, or a mask of transparency
+_SUBFILE = 254  # tag of TIFF 6.0
 
 
+@quiet_decoder()
 def read_image(data: bytes, name: str) -> Study:
     """Decode a picture into a one-slice Study.
 
@@ -48,28 +46,32 @@ def read_image(data: bytes, name: str) -> Study:
         raise DamagedScan(f"{name}: the file is empty (0 bytes); send the picture again.")
     if len(data) > MAX_BYTES:
         raise ScanTooLarge(f"{name}: a picture may have {MAX_BYTES // 10**6} MB; received {len(data) // 10**6} MB.")
+    gray = read_gray(data, name, MAX_PIXELS)
+    if gray is not None:
+        _check_size(*gray.values.shape[::-1], name, MIN_SIDE)
+        values = gray.values / np.float32(255) if gray.values.dtype == np.uint8 else scale_finite(gray.values)
+        return _study((1 - values if gray.white_is_zero else values)[..., None], "TIFF", data, name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower limit follows
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as e:
         raise ScanTooLarge(f"{name}: a picture may have {MAX_PIXELS // 10**6} million pixels; this has far more.") from e
     except Exception as e:  # Pillow raises anything on hostile or damaged files
         raise UnsupportedScan(f"{name}: this is not a readable {', '.join(FORMATS)} picture; export the scan as PNG.") from e
-    _check_size(picture, name)
+    _check_size(*picture.size, name)
     try:
         _choose_frame(picture, name)
-        _check_size(picture, name)
-        width, height = picture.size
-        if min(width, height) < MIN_SIDE:
-            raise UnsupportedScan(f"{name}: a scan has at least {MIN_SIDE} pixels a side; received {width} x {height}.")
+        _check_size(*picture.size, name, MIN_SIDE)
         picture.load()
-        tags = dict(getattr(picture, "tag_v2", {}))  # which copies of the picture lose
-        values = _to_array(ImageOps.exif_transpose(_deep(picture, data) or picture), tags)
+        values = _to_array(ImageOps.exif_transpose(_deep(picture, data) or picture))
     except (UnsupportedScan, ScanTooLarge):
         raise
     except Exception as e:  # Pillow raises anything on hostile or damaged files
         raise DamagedScan(f"{name}: the picture is damaged or cut off and cannot be decoded; send it again.") from e
+    return _study(values, "JPEG" if picture.format == "MPO" else str(picture.format), data, name)
+
+
+def _study(values: np.ndarray, kind: str, data: bytes, name: str) -> Study:
+    """A Study of float32 ``(H, W, 1 or 3)`` in [0, 1]."""
     notes = []
     if values.shape[2] == 3:
         red, green, blue = np.moveaxis(values, 2, 0)
@@ -82,17 +84,17 @@ def read_image(data: bytes, name: str) -> Study:
     pixels = np.array(values[None], np.float32, order="C")
     if pixels.shape[3] == 1 and darken_air(pixels[..., 0]):
         notes.append(AIR_NOTE)
-    kind = "JPEG" if picture.format == "MPO" else str(picture.format)
     source = Source(Path(name).name, kind, hashlib.sha256(data).hexdigest())
     return Study(pixels, source, warnings=tuple(notes))
 
 
-def _check_size(picture: Image.Image, name: str) -> None:
-    width, height = picture.size
+def _check_size(width: int, height: int, name: str, least: int = 0) -> None:
     if width * height > MAX_PIXELS:
         raise ScanTooLarge(
             f"{name}: a picture may have {MAX_PIXELS // 10**6} million pixels; received {width} x {height}, scale it down."
         )
+    if min(width, height) < least:
+        raise UnsupportedScan(f"{name}: a scan has at least {least} pixels a side; received {width} x {height}.")
 
 
 def _choose_frame(picture: Image.Image, name: str) -> None:
@@ -105,7 +107,7 @@ def _choose_frame(picture: Image.Image, name: str) -> None:
     if count == 1 or picture.format == "MPO":  # of an MPO, a phone's JPEG, the first is the picture by definition
         return
     if picture.format == "TIFF" and count <= MAX_PREVIEWS:
-        full = [k for k in range(count) if not _page_tag(picture, k, _SUBFILE) & _EXTRA]
+        full = [k for k in range(count) if not _page_tag(picture, k, _SUBFILE) & EXTRA]
         if len(full) == 1:
             picture.seek(full[0])
             return
@@ -140,21 +142,13 @@ def _deep(picture: Image.Image, data: bytes) -> Image.Image | None:
     return deep
 
 
-def _to_array(picture: Image.Image, tags: Mapping[int, Any]) -> np.ndarray:
-    """Return float32 ``(H, W, 1 or 3)`` in [0, 1] whatever Pillow's mode is; ``tags`` are a TIFF's."""
+def _to_array(picture: Image.Image) -> np.ndarray:
+    """Return float32 ``(H, W, 1 or 3)`` in [0, 1] whatever Pillow's mode is."""
     mode = picture.mode
     if mode == "1":
         return np.asarray(picture, np.float32)[..., None]
-    signed = mode == "L" and tags.get(_FORMAT_TAG, (1,))[0] == 2
-    if mode in ("I", "F") or mode.startswith("I;16") or signed:
-        stored = np.asarray(picture)
-        if signed:
-            # Pillow takes signed bytes for unsigned ones, and has inverted those whose white is zero.
-            stored = (255 - stored if tags.get(_PHOTOMETRIC) == 0 else stored).view(np.int8)
-        elif mode == "I" and tags.get(_FORMAT_TAG, (1,))[0] == 1:
-            stored = stored.view(np.uint32)
-        values = scale_finite(stored.astype(np.float32))
-        return (1 - values if tags.get(_PHOTOMETRIC) == 0 else values)[..., None]
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        return scale_finite(np.asarray(picture))[..., None]
     if mode == "LAB":
         picture = picture.getchannel(0)  # the lightness
     elif mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in picture.info:
@@ -166,14 +160,11 @@ def _to_array(picture: Image.Image, tags: Mapping[int, Any]) -> np.ndarray:
     return values[..., None] if values.ndim == 2 else values
 
 
-def stored_inverted(picture: Image.Image) -> bool:
-    """Whether a picture's values still have to be inverted: Pillow leaves a TIFF's deep grays with white at zero so."""
-    deep = picture.mode in ("I", "F") or picture.mode.startswith("I;16")
-    return deep and getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0
-
-
-def scale_finite(values: np.ndarray) -> np.ndarray:
-    """Scale float32 ``(H, W)`` of unknown range to [0, 1] as ``scale_robust`` does; what is no number becomes 0."""
+def scale_finite(stored: np.ndarray) -> np.ndarray:
+    """Scale ``(H, W)`` numbers of unknown range to [0, 1] as ``scale_robust`` does; what is none becomes 0."""
+    with np.errstate(all="ignore"):  # what overflows float32 is no number
+        lowest = stored.min() if stored.dtype.kind in "iu" else 0  # taken off first: what is left fits float32's digits
+        values = (stored - lowest if stored.dtype.kind == "u" else stored.astype(np.float64) - lowest).astype(np.float32)
     finite = np.abs(values) <= LARGEST
     if not finite.any():
         return np.zeros(values.shape, np.float32)

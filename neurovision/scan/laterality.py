@@ -99,7 +99,7 @@ class LeftRight:
         return self._range(index, np.ones(self.study.pixels.shape[1:3], bool) if mask is None else mask)
 
     def _mask(self, index: int) -> np.ndarray | None:
-        return head_mask(self.study.gray(index), self.study.pixel_spacing)
+        return head_mask(self.study.gray(index), self.study.pixel_shape)
 
     def _range(self, index: int, mask: np.ndarray) -> tuple[float, float]:
         along = self._along(index, *np.nonzero(mask))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from PIL import Image
 
 from neurovision.classes import FIRST_TUMOR, SHIPPED
 from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
-from neurovision.scan.images import MAX_BYTES, MAX_PIXELS, stored_inverted
+from neurovision.scan.images import MAX_BYTES, MAX_PIXELS
+from neurovision.scan.quiet import quiet_decoder
+from neurovision.scan.tiff import read_gray
 
 FORMATS = ("PNG", "TIFF", "BMP", "JPEG", "WEBP")
 
@@ -30,6 +31,7 @@ class Truth:
     meaning: str
 
 
+@quiet_decoder()
 def read_mask(
     path: Path | str, shape: tuple[int, int], head: int | None = None, classes: int = len(SHIPPED)
 ) -> Truth:
@@ -52,30 +54,39 @@ def read_mask(
     file = Path(path)
     if file.stat().st_size > MAX_BYTES:
         raise ScanTooLarge(f"{file.name}: a mask may have {MAX_BYTES // 10**6} MB.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked before decoding
-            picture = Image.open(io.BytesIO(file.read_bytes()), formats=FORMATS)
-    except Exception as e:  # Pillow's parsers raise anything on hostile headers
-        raise UnsupportedScan(f"{file.name}: a mask is a picture, best a PNG; this file is none.") from e
-    width, height = picture.size
-    if width * height > MAX_PIXELS or (height, width) != shape:
-        raise UnsupportedScan(
-            f"{file.name}: a mask has the scan's own size, {shape[1]} x {shape[0]}; received {width} x {height}."
-        )
-    try:
-        keep = picture.mode in ("P", "L", "I", "F") or "16" in picture.mode  # values as they are stored
-        values = np.asarray(picture if keep else picture.convert("L"))
-        if stored_inverted(picture):
-            values = values.max() - values
-    except Exception as e:  # Pillow's decoders raise anything on damaged data
-        raise DamagedScan(f"{file.name}: the mask is damaged or cut off and cannot be decoded.") from e
+    values, binary = _values(file, shape)
     high = values.max()
     if high <= 0:
         return Truth(np.zeros(shape, bool), "The mask is empty: it says that there is no tumor.")
-    if high == 1 and picture.mode != "1" and (values == 1).sum() >= (values.size / 3 if head is None else head) / 2:
+    if high == 1 and not binary and (values == 1).sum() >= (values.size / 3 if head is None else head) / 2:
         return Truth(np.zeros(shape, bool), "Read as a label map: it shows air and head, and no tumor.")
     if FIRST_TUMOR <= high < classes:
         which = f"values {FIRST_TUMOR} to {classes - 1} are" if classes - 1 > FIRST_TUMOR else f"the value {FIRST_TUMOR} is"
         return Truth(values >= FIRST_TUMOR, f"Read as a label map: {which} tumor.")
     return Truth(values > high / 2, f"Read as a mask: values above half of {high:g} are tumor.")
+
+
+def _values(file: Path, shape: tuple[int, int]) -> tuple[np.ndarray, bool]:
+    """A mask's values ``(H, W)``, larger where it is lighter, and whether they are stored as single bits."""
+    data = file.read_bytes()
+    gray = read_gray(data, file.name, MAX_PIXELS)
+    if gray is not None:
+        _check_size(file, gray.values.shape, shape)
+        return gray.values.max() - gray.values if gray.white_is_zero else gray.values, False
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Exception as e:  # Pillow's parsers raise anything on hostile headers
+        raise UnsupportedScan(f"{file.name}: a mask is a picture, best a PNG; this file is none.") from e
+    _check_size(file, picture.size[::-1], shape)
+    try:
+        keep = picture.mode in ("P", "L", "I", "F") or "16" in picture.mode  # values as they are stored
+        return np.asarray(picture if keep else picture.convert("L")), picture.mode == "1"
+    except Exception as e:  # Pillow's decoders raise anything on damaged data
+        raise DamagedScan(f"{file.name}: the mask is damaged or cut off and cannot be decoded.") from e
+
+
+def _check_size(file: Path, found: tuple[int, ...], shape: tuple[int, int]) -> None:
+    if found != shape:
+        raise UnsupportedScan(
+            f"{file.name}: a mask has the scan's own size, {shape[1]} x {shape[0]}; received {found[1]} x {found[0]}."
+        )

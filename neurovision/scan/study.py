@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ class Study:
         warnings: Sentences for the reader: what is unusual about this scan.
         headers: What objects made of a DICOM scan need of its headers; None for every other format.
         grid: How the slices lie in a NIfTI file's own voxels; None for every other format.
+        aspect: Height by width of a pixel where the file says this much and no spacing.
 
     Raises:
         UnsupportedScan: A shape, type, range or spacing that breaks the rules above.
@@ -60,6 +62,7 @@ class Study:
     warnings: tuple[str, ...] = field(default=())
     headers: Headers | None = field(default=None, repr=False)  # which names a patient
     grid: Grid | None = None
+    aspect: float | None = None
 
     def __post_init__(self) -> None:
         p = self.pixels
@@ -69,6 +72,8 @@ class Study:
             raise UnsupportedScan(f"A study's pixels are finite float32 in [0, 1]; received {p.dtype}.")
         if self.spacing is not None and not all(s is None or (np.isfinite(s) and s > 0) for s in self.spacing):
             raise UnsupportedScan(f"Spacing is in positive millimeters; received {self.spacing}.")
+        if self.aspect is not None and not 0 < self.aspect < math.inf:
+            raise UnsupportedScan(f"A pixel's height by its width is a positive number; received {self.aspect}.")
         if self.affine is not None and (self.affine.shape != (4, 4) or not np.isfinite(self.affine).all()):
             raise UnsupportedScan("An affine is a finite 4 x 4 matrix.")
         if self.headers is not None and len(self.headers.images) != len(p):
@@ -82,9 +87,11 @@ class Study:
         return LeftRight(self)
 
     @property
-    def pixel_spacing(self) -> tuple[float, float] | None:
-        """Millimeters between ``(rows, columns)``, or None."""
-        return None if self.spacing is None else self.spacing[1:]
+    def pixel_shape(self) -> tuple[float, float] | None:
+        """Height and width of a pixel, in millimeters or as a ratio; None where the file gives neither."""
+        if self.spacing is not None:
+            return self.spacing[1:]
+        return None if self.aspect is None else (self.aspect, 1.0)
 
     @property
     def n_slices(self) -> int:

@@ -458,8 +458,10 @@ class Ledger:
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")  # released when the process ends, however it ends
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, state TEXT, reason TEXT, at TEXT)")
-            if "tries" not in {row[1] for row in self._db.execute("PRAGMA table_info(series)")}:
-                self._db.execute("ALTER TABLE series ADD COLUMN tries INTEGER NOT NULL DEFAULT 0")
+            there = {row[1] for row in self._db.execute("PRAGMA table_info(series)")}
+            for column, kind in (("tries", "INTEGER NOT NULL DEFAULT 0"), ("missing", "TEXT NOT NULL DEFAULT ''")):
+                if column not in there:
+                    self._db.execute(f"ALTER TABLE series ADD COLUMN {column} {kind}")
             self._db.execute("BEGIN EXCLUSIVE")
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as e:
@@ -481,6 +483,15 @@ class Ledger:
         """How often a series was begun and not ended as it should."""
         row = self._db.execute("SELECT tries FROM series WHERE uid = ?", (uid,)).fetchone()
         return 0 if row is None else int(row[0])
+
+    def missing(self, uid: str) -> str:
+        """Which objects could not be made of a series that was analyzed, and why, else ""."""
+        row = self._db.execute("SELECT missing FROM series WHERE uid = ?", (uid,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def set_missing(self, uid: str, reason: str) -> None:
+        """Record which objects could not be made, and why; it is on disk when this returns."""
+        self._db.execute("UPDATE series SET missing = ? WHERE uid = ?", (reason, uid))
 
     def set(self, uid: str, state: State, reason: str = "") -> None:
         """Record what was done; it is on disk when this returns."""
@@ -521,7 +532,7 @@ def analyze_series(
     Returns:
         The series' state. ``"refused"`` is a series that cannot be read as a brain MRI, and is not tried again;
         ``"failed"`` one that the archive does not hand out or take, or over which the program failed, of whatever kind
-        the error was. The ledger has the reason.
+        the error was. The ledger has the reason, and of a series that was analyzed which objects could not be made.
 
     Raises:
         ArchiveAway: The archive cannot be reached; calling again resumes where this stopped.
@@ -561,12 +572,15 @@ def _take(pacs: Pacs, analyzer: Analyzer, ledger: Ledger, series: SeriesEntry, w
         try:
             paths = pacs.fetch(series.study, series.uid, fetched)
             part.mkdir(parents=True, mode=0o700)
+            missing: dict[str, None] = {}
             for number, group in enumerate(group_scans(paths), 1):  # two echoes are two stacks
                 study = read_files(group)
                 findings = analyze_volume(analyzer, study)
                 if findings.status != "ok":
                     raise UnsupportedScan(findings.reason or "No slice shows a readable head.")
-                write_dicom(findings, study, part, stem=f"result-{number}")
+                if words := write_dicom(findings, study, part, stem=f"result-{number}").missing_words:
+                    missing[words] = None
+            ledger.set_missing(series.uid, " ".join(missing))
             part.replace(outbox)
         except ScanError as e:
             ledger.set(series.uid, "refused", str(e))
@@ -577,6 +591,8 @@ def _take(pacs: Pacs, analyzer: Analyzer, ledger: Ledger, series: SeriesEntry, w
             shutil.rmtree(part, ignore_errors=True)
     ledger.set(series.uid, "analyzed")
     log.info("series %s: analyzed", series.label)
+    if without := ledger.missing(series.uid):
+        log.warning("series %s: %s", series.label, without)
     if not store:
         return "analyzed"
     sent = pacs.store(sorted(outbox.iterdir()))

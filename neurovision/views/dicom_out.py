@@ -80,6 +80,13 @@ class Objects:
     missing: tuple[Missing, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def missing_words(self) -> str:
+        """Which objects could not be made, and why, in a sentence; "" where none is missing."""
+        if not self.missing:
+            return ""
+        return f"no {' and no '.join(m.object for m in self.missing)} written. {self.missing[0].reason}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -147,7 +154,7 @@ def write_dicom(
         import highdicom  # noqa: F401
     except ImportError as e:
         raise UnsupportedScan("DICOM needs packages that are not installed; run pip install 'neurovision[dicom]'.") from e
-    from neurovision.scan.dicom.header import quiet
+    from neurovision.scan.quiet import quiet
 
     stem = stem or stem_of(study.source.name)
     out_dir.mkdir(parents=True, exist_ok=True)

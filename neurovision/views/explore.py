@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from neurovision.scan import clusters, enhance
+from neurovision.scan.names import stem_of
+from neurovision.scan.prepare import fullest_slice
 from neurovision.scan.read import read
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 def enhance_scans(
     paths: Sequence[Path], out: Path, crop: str | None = None, padding: int = 8, strength: float = 1.6, levels: int = 5
 ) -> list[dict[str, Any]]:
-    """Clean up, optionally crop, and enhance the middle slice of each scan by MUSICA.
+    """Clean up, optionally crop, and enhance the fullest slice of each scan by MUSICA.
 
     Args:
         paths: Scans.
@@ -43,14 +45,14 @@ def enhance_scans(
     rows = []
     for number, path in enumerate(paths, 1):
         study = read(path)
-        middle = study.n_slices // 2
-        gray = enhance.blacken_border(enhance.blacken_background(study.gray(middle)))
+        fullest = fullest_slice(study)
+        gray = enhance.blacken_border(enhance.blacken_background(study.gray(fullest)))
         box = (0, 0, *gray.shape) if crop is None else enhance.crop_box(gray, crop, padding)
         gray = np.ascontiguousarray(gray[box[0] : box[2], box[1] : box[3]])
         enhanced = enhance.musica(gray, strength, levels)
-        stem = f"{number:03d}_{path.name.split('.')[0]}"
+        stem = f"{number:03d}_{stem_of(path)}"
         Image.fromarray(np.rint(enhanced * 255).astype(np.uint8)).save(out / f"{stem}_enhanced.png")
-        shares, cumulative = enhance.distribution(study.pixels[middle])
+        shares, cumulative = enhance.distribution(study.pixels[fullest])
         views = {
             "slice": gray,
             "MUSICA": enhanced,
@@ -97,7 +99,7 @@ def _canvas(columns: int) -> Figure:
 def cluster_scans(
     paths: Sequence[Path], out: Path, k: int = 10, ks: Sequence[int] = clusters.KS, position: float = 1.0
 ) -> dict[str, Any]:
-    """Cluster the middle slice of each scan by K-means and score a range of cluster numbers.
+    """Cluster the fullest slice of each scan by K-means and score a range of cluster numbers.
 
     Args:
         paths: Scans.
@@ -118,10 +120,10 @@ def cluster_scans(
     rows, scores = [], []
     for number, path in enumerate(paths, 1):
         study = read(path)
-        gray = enhance.blacken_border(enhance.blacken_background(study.gray(study.n_slices // 2)))
+        gray = enhance.blacken_border(enhance.blacken_background(study.gray(fullest_slice(study))))
         found = clusters.cluster(gray, k, position=position)
         painted = clusters.paint_clusters(found.labels, k)
-        stem = f"{number:03d}_{path.name.split('.')[0]}"
+        stem = f"{number:03d}_{stem_of(path)}"
         Image.fromarray(painted).save(out / f"{stem}_clusters.png")
         figure = _canvas(4)
         views = {

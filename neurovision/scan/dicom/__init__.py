@@ -171,4 +171,5 @@ def _study(stack: Stack, header: Header, content: Callable[[int], bytes], name: 
     volume, notes = volume_of(stack.frames, datasets(), header)
     warnings = (*notes_on(header), *stack.warnings, *notes)
     source = Source(Path(name).name, "DICOM", digest.hexdigest(), sequence_of(header))
-    return Study(volume, source, stack.spacing, stack.affine, warnings, headers=headers)
+    aspect = stack.frames[0].aspect if stack.spacing is None else None
+    return Study(volume, source, stack.spacing, stack.affine, warnings, headers=headers, aspect=aspect)

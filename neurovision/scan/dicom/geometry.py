@@ -33,6 +33,7 @@ class Frame:
         position: LPS millimeters of the first pixel's center, or None.
         orientation: Unit vectors along a row and down a column, six numbers, or None.
         spacing: Millimeters between ``(rows, columns)``, or None.
+        aspect: Height by width of a pixel where the header says so and gives no spacing, or None.
         gap: Millimeters between slices as the header says, or None.
         thickness: Millimeters of the slice as the header says, or None.
         slope: Rescale slope.
@@ -50,6 +51,7 @@ class Frame:
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing: tuple[float, float] | None
+    aspect: float | None
     gap: float | None
     thickness: float | None
     slope: float
@@ -166,6 +168,7 @@ def _frame(
         position=position,
         orientation=orientation,
         spacing=None if spacing is None else (spacing[0], spacing[1]),
+        aspect=_aspect(header) if spacing is None else None,
         gap=gaps[0] if gaps is not None and gaps[0] > 0 else None,
         thickness=thickness[0] if thickness is not None and 0 < thickness[0] < 1e4 else None,
         slope=(transform.numbers("RescaleSlope", 1) or (1.0,))[0] or 1.0,
@@ -173,6 +176,18 @@ def _frame(
         series=(header.text("SeriesInstanceUID"), header.text("FrameOfReferenceUID")),
         contrast=(kind, echo, diffusion, time),
     )
+
+
+def _aspect(header: Header) -> float | None:
+    """Height by width of a pixel: PixelAspectRatio, else what a captured picture's own spacings give."""
+    for key in ("PixelAspectRatio", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        try:
+            sides = header.numbers(key, 2)
+        except DamagedScan:
+            continue
+        if sides is not None and min(sides) > 0 and 0 < sides[0] / sides[1] < np.inf:
+            return sides[0] / sides[1]
+    return None
 
 
 def _orthonormal(orientation: tuple[float, ...]) -> bool:

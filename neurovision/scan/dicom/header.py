@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,33 +15,15 @@ from pydicom.dataelem import RawDataElement
 from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
 
 from neurovision.errors import DamagedScan
+from neurovision.scan.quiet import quiet
 
-_LIBRARIES = ("pydicom", "highdicom", "dicomanonymizer")
-_SILENT = logging.CRITICAL + 1
 _LATIN_9 = ("ISO_IR 203", "ISO 2022 IR 203")  # which pydicom does not know
 _CHINESE = "\x1b$)A"  # the escape to ISO 2022 IR 58, which pydicom leaves in the text
-_lock = threading.RLock()  # filters of warnings and levels of loggers belong to the whole process
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What pydicom and highdicom warn or log inside is dropped: it quotes values, which may be a patient's name."""
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loggers = [logging.getLogger(name) for name in _LIBRARIES]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel(_SILENT)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 @contextmanager
 def refusing(sentence: str) -> Iterator[None]:
-    """Whatever is raised inside becomes DamagedScan, and nothing of it is shown; see :func:`quiet`.
+    """Whatever is raised inside becomes DamagedScan, and nothing of it is shown; see ``scan.quiet``.
 
     For calls of pydicom and its decoders only: an error of our own must not read as a damaged file. The cause is kept,
     by which ``read.memory_told`` knows too little memory from damage.

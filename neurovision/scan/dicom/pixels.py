@@ -15,6 +15,7 @@ from neurovision.scan.dicom.geometry import Frame
 from neurovision.scan.dicom.header import Header, refusing
 from neurovision.scan.dicom.parse import COMPRESSED, syntax_name
 from neurovision.scan.intensity import replace_non_numbers, scale_robust
+from neurovision.scan.quiet import quiet_decoder
 
 _GRAY, _COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _OTHER = ("PALETTE COLOR", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "HSV", "ARGB", "CMYK", "XYB")
@@ -110,7 +111,7 @@ def _decoded(
             with refusing(damaged):
                 coded = get_frame(dataset.PixelData, frame.number, number_of_frames=total)
             _check_coded(coded, header, frame)
-        with refusing(damaged):
+        with refusing(damaged), quiet_decoder():
             raw = pixel_array(dataset, index=frame.number)
         if raw.shape != ((*frame.shape, 3) if color else frame.shape):
             raise DamagedScan(damaged)

@@ -10,6 +10,7 @@ import gradio as gr
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.results import Verdict
 from neurovision.evaluation.held_out import HeldOut
+from neurovision.views.dicom_out import obstacle
 from neurovision.views.report import ONLY_TYPE, region_sizes, sequence_words, size_words, verdict_words
 from neurovision.views.ui import parts
 from neurovision.views.ui.case import Case
@@ -202,10 +203,12 @@ def _go(number: int, voxel: list[int]) -> str:
 
 
 def facts(case: Case) -> str:
-    """How it was computed, in one line."""
+    """How it was computed, in one line; and why no Segmentation and report can be made of a DICOM scan."""
     total = case.volume.timing_ms.get("total", sum(case.volume.timing_ms.values()))
     count = f"{case.study.n_slices} slices" if case.study.n_slices > 1 else "1 slice"
-    return f'<p class="nv-fine">{total / 1000:.1f} s for {count}; weights {case.volume.weights}.</p>'
+    words = f'<p class="nv-fine">{total / 1000:.1f} s for {count}; weights {case.volume.weights}.</p>'
+    reason = obstacle(case.study) if case.study.headers is not None and case.volume.status == "ok" else None
+    return words if reason is None else f'{words}<p class="nv-warn">No DICOM SEG, SR. {escape(reason)}</p>'
 
 
 def nothing() -> list[Any]:

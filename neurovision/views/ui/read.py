@@ -15,12 +15,13 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from neurovision.ensemble.screen import is_upside_down, turned
 from neurovision.errors import UnsupportedScan
 from neurovision.evaluation.held_out import measured_for
 from neurovision.scan import contained
 from neurovision.scan.names import stem_of
 from neurovision.scan.study import Study
-from neurovision.views.dicom_out import write_dicom, write_nifti_mask
+from neurovision.views.dicom_out import obstacle, write_dicom, write_nifti_mask
 from neurovision.views.examples import CREDIT, FOLDER, examples
 from neurovision.views.layers import grid, levels, plane, window, write_layer, write_scan
 from neurovision.views.report import MAX_NOTES
@@ -112,8 +113,8 @@ def write_dicom_zip(room: Room, case: Case) -> Path:
     Raises:
         UnsupportedScan: The scan is no DICOM, or nothing was found readable in it.
     """
-    if case.study.source.format != "DICOM" or case.volume.status != "ok":
-        raise UnsupportedScan("DICOM SEG and SR are written of DICOM scans only; this one is another format.")
+    if case.study.headers is None or case.volume.status != "ok":
+        raise UnsupportedScan("DICOM SEG and SR are written of DICOM scans only, and of those that were not turned.")
     stem = stem_of(case.study.source.name)
     path = room.new_file(f"{stem}.dicom.zip")
     drawn = replace(case.volume, mask=marked(case.volume))
@@ -121,7 +122,7 @@ def write_dicom_zip(room: Room, case: Case) -> Path:
     if written.missing:
         for file in written.paths:
             file.unlink()
-        raise UnsupportedScan(f"No SEG and SR can be written. {written.missing[0].reason}")
+        raise UnsupportedScan(f"There is {written.missing_words}")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in written.paths:
             archive.write(file, file.name)
@@ -170,6 +171,13 @@ class Tab:
                 self.listed = gr.Radio([], label="Series in these files", visible=False, elem_id="series")
                 self.unread = gr.HTML(elem_id="unread")
                 self.card = card.component()
+                self.upside_down = gr.HTML(
+                    '<p class="nv-warn">This head seems to stand upside down, and the networks read upright heads. If the '
+                    "face or the forehead is not up, have it turned.</p>", visible=False,
+                )  # fmt: skip
+                self.turn = gr.Button(
+                    "Read it turned by 180°", visible=False, size="sm", variant="primary", elem_id="turn"
+                )
             with gr.Column(scale=8, min_width=300, elem_classes="nv-right"):
                 self.viewer = viewer.component()
         with gr.Row(equal_height=False, elem_classes="nv-found"):
@@ -197,6 +205,7 @@ class Tab:
         self.shown = [
             self.case, self.key, self.card, self.viewer, self.lesions, self.facts, self.notes, self.identity, self.json,
             self.mask, self.png, self.dicom, self.pdf,
+            self.upside_down, self.turn,
         ]  # fmt: skip
         self.listing = [self.series, self.listed, self.unread]
         self._listen()
@@ -207,6 +216,7 @@ class Tab:
         return [
             None, "", verdict, shown, *card.nothing(), "", gr.update(value=False, visible=False), off, off,
             gr.update(value=None, visible=False), gr.update(visible=False), gr.update(interactive=False),
+            gr.update(visible=False), gr.update(visible=False),
         ]  # fmt: skip
 
     @staticmethod
@@ -222,15 +232,16 @@ class Tab:
     def describe(self, case: Case) -> list[Any]:
         """Everything that is shown of a case, in the order of ``shown``."""
         written = write_files(self.room, case)
-        is_dicom = case.study.source.format == "DICOM"
+        is_dicom, turn = case.study.headers is not None, gr.update(visible=is_upside_down(case.study))
+        writable = is_dicom and case.volume.status == "ok" and obstacle(case.study) is None
         mask = str(written["mask"]) if "mask" in written else None
         png = str(written["png"]) if "png" in written else None
         return [
             case, case.key, self.said(case), layers_of(self.room, case),
             card.lesions(case), card.facts(case), "", gr.update(value=False, visible=is_dicom),
             gr.update(value=str(written["json"]), interactive=True), gr.update(value=mask, interactive=mask is not None),
-            gr.update(value=png, visible=png is not None), gr.update(visible=is_dicom and case.volume.status == "ok"),
-            gr.update(interactive=True),
+            gr.update(value=png, visible=png is not None), gr.update(visible=writable),
+            gr.update(interactive=True), turn, turn,
         ]  # fmt: skip
 
     def tells(self, more: Callable[[], list[Any]] = list) -> Callable[[Callable[..., list[Any]]], Callable[..., list[Any]]]:
@@ -322,6 +333,13 @@ class Tab:
 
         @self.tells()
         @speaks
+        def turn(case: Case | None, progress: gr.Progress = PROGRESS) -> list[Any]:
+            """Analyze the open scan anew, every slice turned by half."""
+            opened = require(case)
+            return self.open_study(turned(opened.study), opened.files, progress)
+
+        @self.tells()
+        @speaks
         def example(name: str, progress: gr.Progress = PROGRESS) -> list[Any]:
             """Show one of the shipped examples; it is analyzed when the first visitor asks for it."""
             if name not in self.names:
@@ -363,6 +381,7 @@ class Tab:
             opening.append(started.then(open_files, self.brought, [*self.shown, *listing], **model))
         chosen = self.listed.input(begin_again, None, self.shown, **quick)
         opening.append(chosen.then(choose, [self.series, self.listed], self.shown, **model))
+        opening.append(self.turn.click(turn, self.case, self.shown, **model))
         for name, button in zip(self.names, self.examples, strict=True):
             started = button.click(begin_example, None, [*self.shown, *listing, self.brought, self.upload], **quick)
             named = started.then(lambda name=name: name, None, self.choice, **quick)
