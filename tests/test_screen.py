@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from neurovision.ensemble.screen import (
     FILE,
     SENTENCES,
     Screen,
+    bone_is_white,
     features_of,
     is_upside_down,
     mirrored,
@@ -56,6 +58,27 @@ def test_drawn_cts_are_told():
     canvases = [prepare(phantom("glioma", k)[0].gray(), 96).pixels for k in range(10)]
     found = [Screen.load().faults(drawn_ct(c, rng)) for c in canvases]
     assert np.mean(["CT" in f for f in found]) >= 0.9
+
+
+@pytest.mark.parametrize("window", [(0.35, 0.1), (0.45, 0.05), (0.25, 0.2)])
+def test_a_head_in_white_bone_is_a_ct_whatever_its_window(window: tuple[float, float]):
+    """As brain windows show it: hardly any skin, white bone to the picture's edge, a flat brain."""
+    middle, contrast = window
+    for kind in ("glioma", "healthy"):
+        for seed in range(4):
+            canvas = prepare(phantom(kind, seed)[0].gray(), 96)
+            depth = cv2.distanceTransform(np.pad(canvas.head.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+            brain = middle + contrast * (canvas.pixels - canvas.pixels[canvas.head].mean())
+            ct = np.select([depth <= 0, depth < 7], [0.0, 1.0], brain).clip(0, 1).astype(np.float32)
+            assert bone_is_white(ct) and not bone_is_white(canvas.pixels)
+            assert "CT" in Screen.load().faults(ct)
+
+
+def test_the_rule_for_bone_takes_no_mri_for_a_ct(scans: Path):
+    from neurovision.training.dataset import load_index
+
+    items = load_index(scans, ("figshare", "lgg", "navoneel", "brats"))[::40]
+    assert not any(bone_is_white(prepare(i.gray(), 96).pixels) for i in items)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from neurovision.scan.study import Study
 
 FILE = Path(__file__).with_name("screen.safetensors")
 SIDE, CELLS, BINS, SMALL = 96, 8, 12, 12  # pixels of a canvas, cells a side, directions, side of the coarse picture
+SECTORS, BONE, BRAIN = 36, 0.95, 0.6  # directions from the head's middle; least of the bone's gray, most of the brain's
 FAULTS = ("upside down", "negative", "CT")
 TENSORS = ("mean", "scale", "w1", "b1", "w2", "b2")
 SENTENCES = {
@@ -91,8 +92,8 @@ class Screen:
 
     def faults(self, pixels: np.ndarray) -> tuple[str, ...]:
         """Which of FAULTS a canvas has."""
-        scores = self.scores(pixels)
-        return tuple(f for f, s, limit in zip(FAULTS, scores, self.limits, strict=True) if s > limit)
+        told = self.scores(pixels) > self.limits
+        return tuple(f for f, t in zip(FAULTS, told, strict=True) if t or (f == "CT" and bone_is_white(pixels)))
 
 
 def features_of(pixels: np.ndarray) -> np.ndarray:
@@ -120,6 +121,28 @@ def features_of(pixels: np.ndarray) -> np.ndarray:
     strength = cv2.blur(np.sqrt((histogram**2).sum(-1)), (3, 3)) + 0.02
     coarse = cv2.resize(picture, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     return np.concatenate([(histogram / strength[..., None]).ravel(), 4 * coarse.ravel()]).astype(np.float32)
+
+
+def bone_is_white(pixels: np.ndarray) -> bool:
+    """Whether white bone runs around a head of which nothing deep inside is as bright, as a CT's brain window has it.
+
+    Args:
+        pixels: float32 ``(size, size)`` in [0, 1], a canvas.
+    """
+    picture = cv2.resize(pixels.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    mask = (cv2.GaussianBlur(picture, (0, 0), 1) > 0.06).astype(np.uint8)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)).astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    head = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, -1)
+    depth = cv2.distanceTransform(np.pad(head, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    rim, deep = np.argwhere((depth > 0) & (depth < SIDE / 8)), picture[depth > SIDE / 7]
+    if deep.size < 50:
+        return False
+    down, across = (rim - np.argwhere(head).mean(0)).T
+    sector = ((np.arctan2(down, across) / (2 * np.pi) + 0.5) * SECTORS).astype(int) % SECTORS
+    brightest = np.zeros(SECTORS)
+    np.maximum.at(brightest, sector, picture[tuple(rim.T)])
+    return bool(np.percentile(brightest, 10) > BONE and np.percentile(deep, 99) < BRAIN)
 
 
 def mirrored(features: np.ndarray) -> np.ndarray:
