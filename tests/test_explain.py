@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from neurovision.aids import gradcam
 from neurovision.cli import app
-from neurovision.errors import ModelError
+from neurovision.errors import DataError, ModelError
 from neurovision.evaluation import explain
 from neurovision.scan.phantom import phantom
 from neurovision.segmenters import build
@@ -190,3 +190,23 @@ def test_the_command_draws_heat_over_scans_and_names_what_it_cannot_read(
 def test_pictures_need_scans_and_a_folder(words: list[str]) -> None:
     done = CliRunner().invoke(app, ["explain", *words])
     assert done.exit_code == 2 and "--out" in done.output
+
+
+def test_heat_is_measured_on_a_data_set_by_name_and_needs_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, truth = phantom("glioma", 4)
+    for part in ("images", "masks"):
+        (tmp_path / "clinic" / part).mkdir(parents=True)
+    Image.fromarray(np.rint(study.gray() * 255).astype(np.uint8)).save(tmp_path / "clinic" / "images" / "a.png")
+    Image.fromarray(((truth > 1) * 255).astype(np.uint8)).save(tmp_path / "clinic" / "masks" / "a.png")
+    (tmp_path / "clinic" / "index.csv").write_text(
+        "id,image,mask,label,tumor,fold\na,images/a.png,masks/a.png,glioma,1,4\nb,images/a.png,,tumor,1,3\n"
+    )
+    monkeypatch.setattr("neurovision.ensemble.weights.load_manifest", lambda weights: standin().manifest)
+    monkeypatch.setattr("neurovision.ensemble.engine.load_member", lambda entry, manifest: bright_segmenter(64))
+    words = ["explain", "--data", str(tmp_path), "--source", "clinic"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    network, source, scans, hits, *_ = done.stdout.splitlines()[1].split()
+    assert (network, source, scans, hits) == (NAMES[0], "clinic", "1", "1.00")
+    refused = CliRunner().invoke(app, [*words, "--fold", "3"])
+    assert isinstance(refused.exception, DataError) and "fold 3 of clinic has none" in str(refused.exception)

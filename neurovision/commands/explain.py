@@ -109,8 +109,13 @@ def _draw(scans: list[Path], out: Path, weights: Path | None, classifier: list[P
 def _measure(
     data: Path | None, fold: int, limit: int, weights: Path | None, source: list[str] | None, classifier: list[Path] | None
 ) -> None:
-    """Print where each network's heat falls, by data set."""
+    """Print where each network's heat falls, by data set.
+
+    Raises:
+        DataError: No scan of the fold has a tumor with a mask.
+    """
     from neurovision.ensemble.weights import load_manifest
+    from neurovision.errors import DataError
     from neurovision.evaluation.explain import measure_pointing
     from neurovision.training.dataset import data_root, load_index, sources_in
 
@@ -119,6 +124,11 @@ def _measure(
         s: [i for i in load_index(root, [s]) if i.fold == fold and i.tumor and i.mask is not None]
         for s in source or sources_in(root)
     }
+    if not any(tumors_of.values()):
+        raise DataError(
+            f"Heat is measured on tumors with masks, and fold {fold} of {', '.join(tumors_of)} has none; name another with "
+            "--fold or --source."
+        )
     print("network            data       scans   hits  share  chance")
     for name, model in _networks(None if classifier else load_manifest(weights), classifier):
         for source_, tumors in tumors_of.items():
