@@ -169,7 +169,7 @@ def test_the_command_draws_heat_over_scans_and_names_what_it_cannot_read(
 ) -> None:
     study, truth = phantom("glioma", 4)
     model = bright_segmenter(64)
-    values = gradcam.heat_over(model, study.gray(), study.pixel_spacing)
+    values = gradcam.heat_over(model, study.gray(), study.pixel_shape)
     assert values.shape == truth.shape and values.max() <= 1
     assert explain.pointing_hit(values, truth > 1) and values[truth > 1].mean() > 3 * values[truth == 1].mean()
     monkeypatch.setattr("neurovision.ensemble.pipeline.Analyzer.load", lambda *a, **k: standin())

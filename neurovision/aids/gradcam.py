@@ -97,7 +97,7 @@ def gradcam(model: Network, canvas: np.ndarray, class_index: int, layer: str | N
 def heat_over(
     model: Network,
     picture: np.ndarray,
-    spacing: tuple[float, float] | None = None,
+    pixel_shape: tuple[float, float] | None = None,
     class_index: int | None = None,
     layer: str | None = None,
 ) -> np.ndarray:
@@ -106,7 +106,7 @@ def heat_over(
     Args:
         model: As for :func:`gradcam`.
         picture: float32 ``(H, W)`` in [0, 1].
-        spacing: Millimeters between ``(rows, columns)``, or None for square pixels.
+        pixel_shape: Height and width of a pixel, as a study has it; None for square pixels.
         class_index: Whose heat; by default :func:`likeliest`.
         layer: As for :func:`gradcam`.
 
@@ -116,11 +116,11 @@ def heat_over(
     Raises:
         ModelError: As :func:`gradcam`.
     """
-    canvas = prepare(picture, int(model.input_shape[1]), spacing)
+    canvas = prepare(picture, int(model.input_shape[1]), pixel_shape)
     pixels = standardize(canvas.pixels)
     grid = gradcam(model, pixels, likeliest(model, pixels) if class_index is None else class_index, layer)
     values: np.ndarray = np.clip(canvas.restore(grid), 0, 1).astype(np.float32)
-    head = head_mask(picture, spacing)
+    head = head_mask(picture, pixel_shape)
     return values if head is None else np.where(head, values, np.float32(0))
 
 

@@ -84,7 +84,8 @@ def _draw(scans: list[Path], out: Path, weights: Path | None, classifier: list[P
     for scan in listing.scans:
         try:
             with memory_told([scan.name]):
-                result = analyze_study(analyzer, read_files(scan.files, scan.name))
+                study = read_files(scan.files, scan.name)
+                result = analyze_study(analyzer, study)
         except ScanError as e:
             print(f"{scan.name}: {str(e).removeprefix(f'{scan.name}: ')}", file=sys.stderr)
             failed = True
@@ -97,7 +98,7 @@ def _draw(scans: list[Path], out: Path, weights: Path | None, classifier: list[P
         kind = None if classifier else result.verdict.likeliest_type
         for name, model in networks:
             index = None if kind is None else result.classes.by_key[kind].index
-            values = heat_over(model, shown.picture, shown.spacing, index)
+            values = heat_over(model, shown.picture, study.pixel_shape, index)
             drawn = heat(to_screen(shown.picture), to_screen(values))
             path = out / f"{scan.stem}.{name}.heat.png"
             write(path, cv2.imencode(".png", drawn[..., ::-1])[1].tobytes())

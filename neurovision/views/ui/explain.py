@@ -41,7 +41,7 @@ def heat_of(room: Room, case: Case, network: str, layer: str, kind: str) -> np.n
     """
     chosen = None if layer == COARSEST else layer
     findings, index = case.findings, room.analyzer().manifest.classes.by_key[kind].index
-    return heat_over(room.member(network), findings.picture, findings.spacing, index, chosen)
+    return heat_over(room.member(network), findings.picture, case.study.pixel_shape, index, chosen)
 
 
 def build(room: Room, read: Tab, tabs: list[gr.Tab]) -> None:
