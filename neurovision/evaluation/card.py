@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 NAME = "neurovision"
+ABLATION = "ablation.md"  # of evaluation.ablation
 LGG = "lgg"
 
 
@@ -125,12 +126,18 @@ def write_card(weights: Path | None, evaluation: Path, out: Path) -> Path:
         )
     if about["trial"]:
         raise DataError("A card needs a whole fold; run 'neurovision evaluate' without a limit.")
-    out.write_text(card(manifest, result))
+    out.write_text(card(manifest, result, (evaluation.parent / ABLATION).is_file()))
     return out
 
 
-def card(manifest: Manifest, result: dict[str, Any]) -> str:
-    """The card's text: YAML head of the Hugging Face Hub, then Markdown."""
+def card(manifest: Manifest, result: dict[str, Any], ablation: bool = False) -> str:
+    """The card's text: YAML head of the Hugging Face Hub, then Markdown.
+
+    Args:
+        manifest: The weights'.
+        result: What ``evaluation.json`` holds.
+        ablation: Whether ABLATION is beside it.
+    """
     sources = manifest.training.sources
     parts = [
         f"---\n{_head(manifest, result)}\n---\n",
@@ -155,7 +162,7 @@ def card(manifest: Manifest, result: dict[str, Any]) -> str:
         f"{went_on(manifest.training.refitted)}phantoms, drawn by the project, are mixed in.\n",
         "### Terms of the weights\n",
         (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",
-        _figures(result),
+        _figures(result, ablation),
         _limits(result),
     ]
     return "\n".join(parts)
@@ -237,8 +244,9 @@ regulatory clearance.
 """
 
 
-def _figures(result: dict[str, Any]) -> str:
+def _figures(result: dict[str, Any], ablation: bool) -> str:
     about = result["about"]
+    more = f"; what each part of the vote adds is in `{ABLATION}` beside it" if ablation else ""
     masks = [
         (
             data_title(s),
@@ -270,7 +278,7 @@ def _figures(result: dict[str, Any]) -> str:
         f"evaluated on it before. `{about['command']}`, "
         f"{about['date']}. Parentheses hold 95 % bootstrap intervals, over patients where "
         "they are known and else over slices, which is too narrow. Every other figure, and how each is counted, is in the "
-        "evaluation's own report; what each part of the vote adds stands in `ablation.md` beside it.\n",
+        f"evaluation's own report{more}.\n",
         "The vote's mask, in the file's own pixels; where the verdict is tumor, it reaches down to a fitted share of the "
         "slice's own peak:\n",
         table(("data set", "tumor slices", "Dice", "Dice per patient", "HD95 px", "type right"), masks),
