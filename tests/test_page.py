@@ -340,8 +340,8 @@ def test_batch_sorts_by_probability_and_survives_a_bad_file(tmp_path: Path, scan
     assert [o.row["scan"] for o in outcomes[2:]] == ["healthy.png", "letter.txt"]
     assert [o.row["verdict"] for o in outcomes] == ["tumor", "tumor", "no tumor", None]
     assert "not a readable" in str(outcomes[-1].row["reason"])
-    table = batch_table(outcomes)
-    assert table.count("data-row=") == table.count("<img") == 3 and " ml" in table
+    table = batch_table(outcomes, standin().manifest.classes)
+    assert table.count("data-row=") == table.count("<img") == 3 and " ml" in table and "Glioma" in table
     write_zip(outcomes, tmp_path / "b.zip")
     with zipfile.ZipFile(tmp_path / "b.zip") as archive:
         assert set(archive.namelist()) == {

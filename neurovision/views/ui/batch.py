@@ -16,6 +16,7 @@ import cv2
 import gradio as gr
 import numpy as np
 
+from neurovision.classes import Classes
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.results import Row, Unread
 from neurovision.errors import NeurovisionError, ScanTooLarge
@@ -150,7 +151,7 @@ def _thumbnail(overlay: bytes) -> str:
     return f'<img class="nv-thumb" alt="" src="data:image/jpeg;base64,{base64.b64encode(small).decode()}">'
 
 
-def batch_table(outcomes: Sequence[Outcome]) -> str:
+def batch_table(outcomes: Sequence[Outcome], classes: Classes) -> str:
     """The verdicts, likeliest tumor first, then what could not be read and why; a row's button opens it in Read."""
     rows = []
     for number, o in enumerate(outcomes):
@@ -160,7 +161,7 @@ def batch_table(outcomes: Sequence[Outcome]) -> str:
         rows.append(
             [
                 _thumbnail(o.overlay), name, escape(o.verdict), "" if p is None else parts.percent(float(p)),
-                parts.type_cell(str(o.row["tumor_type"])) if o.row["tumor_type"] else "", escape(o.size),
+                parts.type_cell(str(o.row["tumor_type"]), classes) if o.row["tumor_type"] else "", escape(o.size),
                 f'<span class="nv-wrap">{said}</span>', open_ if o.overlay else "",
             ]
         )  # fmt: skip
@@ -207,7 +208,7 @@ def build(room: Room, read: Tab, tabs: gr.Tabs) -> None:
                 ("not read", str(count[None])),
             ]
         )  # fmt: skip
-        return [figures, batch_table(outcomes), written, [list(o.files) for o in outcomes]]
+        return [figures, batch_table(outcomes, room.analyzer().manifest.classes), written, [list(o.files) for o in outcomes]]
 
     @speaks
     def choose(rows: list[list[str]], event: gr.EventData) -> list[Any]:
