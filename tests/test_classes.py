@@ -24,6 +24,7 @@ from neurovision.errors import DataError
 from neurovision.scan.phantom import phantom
 from neurovision.training.dataset import CLASSES, classes_of, load_index
 from neurovision.training.own import prepare_own
+from neurovision.training.packed import write_packed
 from neurovision.training.recipes import Phase, Recipe
 
 METASTASIS = Classes.of(["metastasis"])
@@ -138,6 +139,24 @@ def test_a_plain_tumor_is_a_class_where_it_is_the_only_one(tmp_path: Path) -> No
     assert report.labels == {"tumor": 2, "none": 2}
     items = load_index(tmp_path / "data")
     assert [i.tumor_index for i in items[:2]] == [2, 2] and items[0].typed and len(items[0].classes) == 3
+
+
+def test_a_packed_file_keeps_the_classes(tmp_path: Path) -> None:
+    data, file = tmp_path / "data", tmp_path / "scans.zip"
+    prepare_own(write_own(tmp_path / "mine", "metastasis", 1), data, "clinic", classes=["metastasis"])
+    write_packed(data, file, 64)
+    assert classes_of(file, ["clinic"]) == METASTASIS
+    tumor = load_index(file)[0]
+    assert tumor.tumor_index == 2 and set(np.unique(tumor.canvas(64)[1])) == {0, 1, 2}
+    assert load_index(file, classes=SHIPPED)[0].canvas(64)[1].max() == SHIPPED.untyped
+
+
+def test_a_recipe_learns_as_many_classes_as_there_are() -> None:
+    assert Recipe("unet").learning(5) == Recipe("unet")
+    three = Recipe("unet", {"width": 2}).learning(3)
+    assert three.config == {"width": 2, "classes": 3} and three.class_weights == (0.5, 1.0, 3.0)
+    seven = Recipe("efficientnetlite0", {"answers": 5}, task="type").learning(7)
+    assert seven.config == {"answers": 7} and len(seven.class_weights) == 7
 
 
 def tiny(name: str) -> Recipe:
