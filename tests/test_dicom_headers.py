@@ -362,6 +362,31 @@ def test_what_cannot_be_made_is_told(
     assert words in done.output
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"SliceThickness": b"abc"}, {"InstanceNumber": b"1\\2"}, {"InstanceNumber": b"abc"}, {"SliceLocation": b"abc"},
+        {"Modality": b"mr"}, {"PhotometricInterpretation": b"monochrome2"}, {"BitsStored": None}, {"SamplesPerPixel": None},
+        {"PatientWeight": b"1e999"}, {"RescaleSlope": b"0"}, {"WindowCenter": b"1\\2", "WindowWidth": b"0"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_scan_can_be_read_without_costs_nothing(tmp_path: Path, change: dict[str, Any]):
+    plain, spoiled = (read(written(slice_of(**c), tmp_path, f"{k}.dcm")) for k, c in enumerate(({}, change)))
+    assert np.array_equal(plain.pixels, spoiled.pixels) and np.array_equal(plain.affine[:, 1:], spoiled.affine[:, 1:])
+    assert "PatientWeight" not in spoiled.headers.identity
+    if "SliceThickness" in change:  # the only slice's
+        objects = write_dicom(TruthAnalyzer(head()[1][5:6]).analyze(spoiled), spoiled, tmp_path / "out")
+        assert "neither SliceThickness nor a distance" in objects.missing[0].reason
+
+
+@pytest.mark.parametrize("value", [b"1e30\\1e30", b"1e-9\\1e-9", b"0,5\\0,5", b"-1\\-1", b"1e400\\1"])
+def test_a_spacing_that_cannot_be_is_none(tmp_path: Path, value: bytes):
+    study, objects = made(written(slice_of(PixelSpacing=value), tmp_path), tmp_path / "out")
+    assert study.spacing is None and any("no usable pixel spacing" in w for w in study.warnings)
+    assert "PixelSpacing" in objects.missing[0].reason
+
+
 def test_slices_that_share_a_uid_cannot_be_referred_to(tmp_path: Path):
     for k in range(10):
         written(slice_of(k, SOPInstanceUID="1.2.3.4"), tmp_path / "s", f"{k}.dcm")

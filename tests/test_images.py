@@ -195,6 +195,19 @@ def test_bad_files_are_refused_in_one_sentence(data, error, words):
     assert message.startswith("scan.png: ") and "\n" not in message and len(message) < 220
 
 
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"), (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"\xfd7zXZ\0\0", "XZ archive"),
+        (b"ObjectType = Image", "MetaImage"), (b"<!DOCTYPE html>", "web page"), (b"CDF\1", "MINC"), (b"GIF89a", "GIF"),
+    ],
+)  # fmt: skip
+def test_what_is_no_scan_is_called_by_its_name(tmp_path, start, words):
+    (tmp_path / "x.png").write_bytes(start + b"\0" * 400)
+    with pytest.raises(UnsupportedScan, match=words):
+        read(tmp_path / "x.png")
+
+
 def test_what_a_tiff_lacks_is_told():
     deep = gray().astype(np.uint16) * 16
     for options in ({}, {"tile": (32, 32)}, {"rowsperstrip": 7, "compression": "zlib"}):

@@ -22,7 +22,7 @@ def film(rows: int, columns: int, gap: int = 0, ground: float = 0.0, left_out: i
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (1, 2), (2, 1), (3, 3), (1, 3), (5, 5)])
-@pytest.mark.parametrize("gap", [0, 6])
+@pytest.mark.parametrize("gap", [0, 6, 60])  # the last as of heads without a skull, amid their panels
 def test_heads_are_counted(rows: int, columns: int, gap: int):
     assert heads_of(film(rows, columns, gap)) == (rows, columns)
 

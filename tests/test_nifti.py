@@ -75,7 +75,7 @@ def test_oblique_and_nifti2_and_gzip():
 
 
 def test_slope_and_scaled_units():
-    image = volume()
+    image = nib.Nifti1Image(np.asarray(volume().dataobj), np.diag([1000, 1000, 1000, 1]) @ volume().affine)
     image.header.set_slope_inter(0.5, -1000)
     image.header.set_xyzt_units("micron")
     data = bytearray(image.to_bytes())
@@ -84,7 +84,7 @@ def test_slope_and_scaled_units():
     data[:348] = rescaled.binaryblock
     study = read_bytes(bytes(data), "x.nii")
     assert np.allclose(study.pixels, read_bytes(volume().to_bytes(), "x.nii").pixels, atol=1e-5)
-    assert study.spacing[1] == pytest.approx(head()[0].spacing[1] / 1000)
+    assert study.spacing[1] == pytest.approx(head()[0].spacing[1])
 
 
 def test_thick_slices_are_cut_across_their_axis():
@@ -157,6 +157,18 @@ def test_pixdim_of_ones_gives_way_to_the_sform():
     study = read_bytes(header(pixdim=[1, 1, 1, 1, 0, 0, 0, 0], qform_code=0), "x.nii")
     assert study.spacing == pytest.approx(head()[0].spacing, rel=1e-4)
     assert any("first are used" in w for w in study.warnings)
+
+
+@pytest.mark.parametrize("size", [1e30, 1e-3])
+def test_sizes_that_no_scan_has_are_not_believed(size: float):
+    study = read_bytes(nib.Nifti1Image(np.asarray(volume().dataobj), np.diag([size, size, size, 1])).to_bytes(), "x.nii")
+    assert study.spacing is None and any("which a head's scan has not" in w for w in study.warnings)
+
+
+def test_a_zero_behind_the_third_dimension_is_none():
+    data = bytearray(volume().to_bytes())
+    data[40:42], data[48:50] = b"\4\0", b"\0\0"
+    assert np.array_equal(read_bytes(bytes(data), "x.nii").pixels, read_bytes(volume().to_bytes(), "x.nii").pixels)
 
 
 def test_sizes_that_nothing_tells_apart_are_not_used():

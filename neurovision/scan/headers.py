@@ -6,6 +6,7 @@ that neither the analysis nor a written object depends on it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,7 +168,7 @@ def repaired(keyword: str, text: str) -> str:
     if kind == "AS":
         return text.upper() if re.fullmatch(r"\d{3}[DWMY]", text.upper()) else ""
     if kind == "DS":
-        return text if len(text) <= 16 and _DS.fullmatch(text) else ""
+        return text if len(text) <= 16 and _DS.fullmatch(text) and math.isfinite(float(text)) else ""
     text = _CONTROL.sub(" ", text).strip()
     # A cut or merged text would be another patient's number: it is kept whole or not at all.
     return text if len(text) <= _LENGTH[kind] and "\\" not in text and "\ufffd" not in text else ""

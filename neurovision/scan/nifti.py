@@ -20,7 +20,7 @@ from neurovision.scan.images import MIN_SIDE
 from neurovision.scan.intensity import AIR_NOTE, darken_air, replace_non_numbers, scale_robust
 from neurovision.scan.names import PACKED, stem_of
 from neurovision.scan.sequence import sequence_from_text, sequence_warning
-from neurovision.scan.study import Source, Study
+from neurovision.scan.study import COARSEST, FINEST, Source, Study
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -215,6 +215,7 @@ def _grid(header: Nifti1Header, name: str) -> tuple[Grid, tuple[str, ...]]:
 
     count = int(header["dim"][0])
     dims = [int(v) for v in header["dim"][1 : count + 1]] if 1 <= count <= 7 else []
+    dims[3:] = [d or 1 for d in dims[3:]]  # some programs write 0 for what there is not
     if len(dims) < 2 or min(dims) < 1:
         raise DamagedScan(f"{name}: the NIfTI header claims {count} dimensions {tuple(dims)}; send the file again.")
     if any(d > 1 for d in dims[3:]):
@@ -245,7 +246,11 @@ def _grid(header: Nifti1Header, name: str) -> tuple[Grid, tuple[str, ...]]:
     if min(sliced[1:]) < MIN_SIDE:
         raise UnsupportedScan(f"{name}: a slice has at least {MIN_SIDE} pixels a side; received {sliced[2]} x {sliced[1]}.")
     to_lps = RAS_TO_LPS @ affine @ inv_ornt_aff(transform, shape)
-    return Grid(shape, transform, affine, to_lps, place.known, place.measured), place.warnings
+    sizes, warnings = np.linalg.norm(affine[:3, :3], axis=0), place.warnings
+    believable = bool(((sizes >= FINEST) & (sizes <= COARSEST)).all())
+    if place.measured and not believable:
+        warnings += (f"The header gives voxels of {_sizes(sizes)} mm, which a head's scan has not.",)
+    return Grid(shape, transform, affine, to_lps, place.known, place.measured and believable), warnings
 
 
 @dataclass(frozen=True)

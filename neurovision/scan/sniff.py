@@ -46,7 +46,15 @@ _OTHERS = {
     b"PK\x03\x04": "a ZIP archive; unpack it and send what is in it", b"ftypheic": "a HEIC photograph; export it as JPEG",
     b"ftypavif": "an AVIF picture; export it as PNG", b"\x0a\x24\x03": "a MetaImage header; convert the scan to NIfTI",
     b"NRRD": "an NRRD file; convert the scan to NIfTI", b"\x89HDF": "an HDF5 or MINC file; convert the scan to NIfTI",
-    b"\0\0\x0cjP  ": "a JPEG 2000 picture; export it as PNG",
+    b"jP  \r\n": "a JPEG 2000 picture; export it as PNG", b"\xff\x4f\xff\x51": "a JPEG 2000 picture; export it as PNG",
+    b"ftypheix": "a HEIC photograph; export it as JPEG", b"ftypmif1": "a HEIC photograph; export it as JPEG",
+    b"ObjectType": "a MetaImage header; convert the scan to NIfTI",
+    b"NDims": "a MetaImage header; convert the scan to NIfTI",
+    b"CDF\1": "a MINC file; convert the scan to NIfTI", b"8BPS": "a Photoshop picture; export the scan as PNG",
+    b"\xfd7zXZ\0": "an XZ archive; unpack it and send what is in it",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it and send what is in it",
+    b"Rar!": "a RAR archive; unpack it and send what is in it", b"<!DOCTYPE": "a web page; export the scan itself",
+    b"<html": "a web page; export the scan itself", b"<svg": "a drawing (SVG); export the scan as PNG",
 }  # fmt: skip
 
 

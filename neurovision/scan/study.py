@@ -16,6 +16,8 @@ from neurovision.scan.headers import Headers
 if TYPE_CHECKING:
     from neurovision.scan.laterality import LeftRight
 
+FINEST, COARSEST = 0.01, 100.0  # millimeters: a pixel or a gap beyond them is a header's error
+
 
 @dataclass(frozen=True)
 class Source:

@@ -110,6 +110,8 @@ def obstacle(study: Study) -> str | None:
         return (
             "The headers do not say how the slices lie in the patient (ImagePositionPatient and ImageOrientationPatient)."
         )
+    if headers.thickness is None and study.spacing[0] is None:
+        return "The headers give neither SliceThickness nor a distance between slices, which a Segmentation has to state."
     absent = [
         name
         for name, found in (

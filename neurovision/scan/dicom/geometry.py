@@ -14,9 +14,11 @@ from neurovision.scan.dicom.header import Header
 from neurovision.scan.dicom.notes import modality_named
 from neurovision.scan.headers import Image, valid_uid
 from neurovision.scan.images import MAX_PIXELS, MIN_SIDE
+from neurovision.scan.study import COARSEST, FINEST
 
 MAX_VOXELS = 100_000_000  # 400 MB as float32
 MAX_FRAMES = 4096
+FARTHEST = 100_000.0  # millimeters from the scanner's middle
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def image_frames(header: Header, file: int) -> list[Frame]:
     meta = Header(getattr(header.dataset, "file_meta", Dataset()), name)  # a DICOMDIR names its class only there
     if not (header.text("SOPClassUID") or meta.text("MediaStorageSOPClassUID") or header.holds("Rows")):
         raise DamagedScan(f"{name}: the DICOM file is damaged: it does not say what it holds; export it again.")
-    modality = header.text("Modality") or "MR"
+    modality = header.text("Modality").upper() or "MR"
     if modality != "MR":
         raise NoImage(f"{name}: a brain MR image is needed; received a DICOM file of modality {modality_named(modality)}.")
     if header.value("Rows") is None or header.value("Columns") is None:
@@ -138,38 +140,41 @@ def _frame(
             return header
         return next((found[0] for g in groups if (found := g.items(key))), Header(Dataset(), header.name))
 
-    position = group("PlanePositionSequence").numbers("ImagePositionPatient", 3)
-    orientation = group("PlaneOrientationSequence").numbers("ImageOrientationPatient", 6)
+    position = group("PlanePositionSequence").numbers_if_readable("ImagePositionPatient", 3)
+    if position is not None and max(map(abs, position)) > FARTHEST:
+        position = None
+    orientation = group("PlaneOrientationSequence").numbers_if_readable("ImageOrientationPatient", 6)
     if orientation is not None and not _orthonormal(orientation):
         orientation = None
     if groups[0] is header and count > 1:
         position = None  # a classic multi-frame file gives one place for all of its frames
     measures = group("PixelMeasuresSequence")
-    spacing = measures.numbers("PixelSpacing", 2)
-    if spacing is not None and min(spacing) <= 0:
+    spacing = measures.numbers_if_readable("PixelSpacing", 2)
+    if spacing is not None and not FINEST <= min(spacing) <= max(spacing) <= COARSEST:
         spacing = None
-    thickness = measures.numbers("SliceThickness", 1)
-    gaps = measures.numbers("SpacingBetweenSlices", 1) or thickness
+    thickness = measures.numbers_if_readable("SliceThickness", 1)
+    gaps = measures.numbers_if_readable("SpacingBetweenSlices", 1) or thickness
     transform = group("PixelValueTransformationSequence")
     echo = group("MREchoSequence").text("EffectiveEchoTime") or header.text("EchoTime")
     diffusion = group("MRDiffusionSequence").text("DiffusionBValue") or header.text("DiffusionBValue")
     kind = group("MRImageFrameTypeSequence").text("FrameType") or header.text("ImageType")
     time = group("FrameContentSequence").text("TemporalPositionIndex") or header.text("TemporalPositionIdentifier")
+    instance = header.numbers_if_readable("InstanceNumber", 1)
     file, uid, sop_class = origin
     place = None if position is None else (position[0], position[1], position[2])
-    location = header.numbers("SliceLocation", 1) if count == 1 else None
+    location = header.numbers_if_readable("SliceLocation", 1) if count == 1 else None
     return Frame(
         file=file,
         number=number,
         source=Image(uid, sop_class, number + 1 if count > 1 else None, place),
-        instance=header.whole("InstanceNumber", 0) if header.value("InstanceNumber") not in (None, "") else None,
+        instance=None if instance is None else int(instance[0]),
         location=None if location is None else location[0],
         shape=shape,
         position=position,
         orientation=orientation,
         spacing=None if spacing is None else (spacing[0], spacing[1]),
         aspect=_aspect(header) if spacing is None else None,
-        gap=gaps[0] if gaps is not None and gaps[0] > 0 else None,
+        gap=gaps[0] if gaps is not None and 0 < gaps[0] <= COARSEST else None,
         thickness=thickness[0] if thickness is not None and 0 < thickness[0] < 1e4 else None,
         slope=(transform.numbers("RescaleSlope", 1) or (1.0,))[0] or 1.0,
         intercept=(transform.numbers("RescaleIntercept", 1) or (0.0,))[0],
@@ -181,10 +186,7 @@ def _frame(
 def _aspect(header: Header) -> float | None:
     """Height by width of a pixel: PixelAspectRatio, else what a captured picture's own spacings give."""
     for key in ("PixelAspectRatio", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        try:
-            sides = header.numbers(key, 2)
-        except DamagedScan:
-            continue
+        sides = header.numbers_if_readable(key, 2)
         if sides is not None and min(sides) > 0 and 0 < sides[0] / sides[1] < np.inf:
             return sides[0] / sides[1]
     return None
@@ -298,7 +300,7 @@ def one_stack(frames: Sequence[Frame], names: Sequence[str], name: str) -> Stack
         )
     notes = [] if doubt is None else [doubt]
     if first.spacing is None:
-        notes.append("The file gives no pixel spacing; areas are in pixels only.")
+        notes.append("The file gives no usable pixel spacing; areas are in pixels only.")
         return Stack(tuple(ordered), None, None, tuple(notes))
     if first.position is None or first.orientation is None:
         notes.append("The file gives no position in the patient; left and right are those of the picture.")

@@ -39,7 +39,7 @@ def refusing(sentence: str) -> Iterator[None]:
 class Header:
     """A dataset whose values are asked for by kind.
 
-    Every method but ``holds`` raises DamagedScan where the value is of no such kind.
+    Every method but ``holds`` and those that say so raises DamagedScan where the value is of no such kind.
 
     Attributes:
         dataset: pydicom's.
@@ -126,6 +126,13 @@ class Header:
         except (TypeError, ValueError, OverflowError) as e:
             raise self.unreadable() from e
         return values[:count] if len(values) >= count and np.isfinite(values[:count]).all() else None
+
+    def numbers_if_readable(self, key: str, count: int) -> tuple[float, ...] | None:
+        """As :meth:`numbers`, for what a scan can be read without: None where the value is of no such kind."""
+        try:
+            return self.numbers(key, count)
+        except DamagedScan:
+            return None
 
     def items(self, key: str) -> list[Header]:
         """The items of a sequence, none where there is no such sequence."""

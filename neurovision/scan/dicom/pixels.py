@@ -42,7 +42,7 @@ def volume_of(
     Raises:
         ScanError: Pixels that cannot be decoded, or that all have one value.
     """
-    color = header.text("PhotometricInterpretation") in _COLOR
+    color = header.text("PhotometricInterpretation").upper() in _COLOR
     volume = np.empty((len(frames), *frames[0].shape, 3 if color else 1), np.float32)
     air = None  # where pixels are padding
     for file, slices in files:
@@ -57,7 +57,7 @@ def volume_of(
         volume /= 2.0 ** header.whole("BitsStored", header.whole("BitsAllocated", 8)) - 1
         np.clip(volume, 0, 1, out=volume)
         return volume, ["This is a color picture; the networks read its brightness only."]
-    if header.text("PhotometricInterpretation") == "MONOCHROME1":
+    if header.text("PhotometricInterpretation").upper() == "MONOCHROME1":
         np.negative(volume, out=volume)
     padded = 0
     if air is not None:
@@ -101,6 +101,7 @@ def _decoded(
     With them comes which of a gray frame's pixels are padding, bool ``(H, W, 1)``, or None.
     """
     dataset, name = header.dataset, header.name
+    _complete(header)
     _check_pixels(header, frames[0].shape, color)
     damaged = f"{name}: the pixel data are damaged or cut off and cannot be decoded; export it again."
     padding = None if color else _padding(header)
@@ -152,6 +153,17 @@ def _padding(header: Header) -> list[tuple[float, float]] | None:
     return sorted(ranges)
 
 
+def _complete(header: Header) -> None:
+    """Write into a dataset what decoders insist on and what has one meaning only where the header leaves it out."""
+    dataset, photometric = header.dataset, header.text("PhotometricInterpretation")
+    if photometric != photometric.upper():
+        dataset.PhotometricInterpretation = photometric.upper()
+    if photometric.upper() in _GRAY and header.value("SamplesPerPixel") is None:
+        dataset.SamplesPerPixel = 1
+    if header.value("BitsStored") is None and header.value("BitsAllocated") is not None:
+        dataset.BitsStored = header.whole("BitsAllocated", 0)
+
+
 def _check_pixels(header: Header, shape: tuple[int, int], color: bool) -> None:
     """Refuse what cannot be decoded, and headers whose claims the pixel data do not hold, before decoding."""
     name = header.name
@@ -166,6 +178,8 @@ def _check_pixels(header: Header, shape: tuple[int, int], color: bool) -> None:
     bits, samples = header.whole("BitsAllocated", 0), header.whole("SamplesPerPixel", 1)
     if bits not in (8, 16, 32, 64) or samples != (3 if color else 1):
         raise UnsupportedScan(f"{name}: 8 to 64 bits a pixel are read; received {bits} bits in {samples} channels.")
+    if keyword == "PixelData" and header.value("PixelRepresentation") is None:
+        raise DamagedScan(f"{name}: the header does not say whether pixels are signed (PixelRepresentation).")
     syntax = header.dataset.file_meta.TransferSyntaxUID
     if syntax not in COMPRESSED:
         count = header.whole("NumberOfFrames", 0) or 1
