@@ -9,7 +9,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RGB = tuple[int, int, int]
 
@@ -182,7 +185,7 @@ class Classes:
         """Index of a tumor by its label, or ``untyped``."""
         return self.by_key[label].index if label in self.by_key else self.untyped
 
-    def commonest(self, counts: Sequence[int]) -> str:
+    def commonest(self, counts: Sequence[int] | np.ndarray) -> str:
         """Key of the tumor with most pixels, by how many each index has; the first of several."""
         return max(self.tumors, key=lambda t: counts[t.index]).key
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,9 @@ from neurovision.commands.options import (
     VoteFold,
     WithoutLgg,
 )
+
+if TYPE_CHECKING:
+    from neurovision.training.recipes import Recipe
 
 
 def data(
@@ -121,7 +124,7 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = data_root(data)
     sources = [s for s in sources_in(root) if not (without_lgg and s == "lgg")]
-    wanted = []
+    wanted: list[Recipe] = []
     for one in networks() if name is None else [name]:
         chosen = published_recipe(one) if published else recipe(one)
         if chosen.start and lendable(runs / chosen.start) is None and chosen.start not in [w.name for w in wanted]:

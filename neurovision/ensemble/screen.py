@@ -79,7 +79,7 @@ class Screen:
             for name in ("upside_down", "kinds"):
                 mean, scale, w1, b1, w2, b2 = (file.get_tensor(f"{name}.{k}").astype(np.float32) for k in TENSORS)
                 networks.append(Network(mean, scale, (w1, b1), (w2, b2)))
-        return cls(*networks, limits)
+        return cls(networks[0], networks[1], limits)
 
     def log_odds(self, features: np.ndarray) -> np.ndarray:
         """Of each of FAULTS, ``(N, 3)``, of features ``(N, F)``; what does not depend on the way up cancels out."""

@@ -183,7 +183,7 @@ class Voter:
         except XGBoostError as e:
             raise WeightsTampered(f"{manifest.vote.boost.file} holds no trees that XGBoost reads; fetch it again.") from e
         boost.set_params(n_jobs=1)  # each core asks for pixels of its own
-        parts = [Forest.load(manifest), Boost(boost), *blend(manifest)]
+        parts: list[Classifier] = [Forest.load(manifest), Boost(boost), *blend(manifest)]
         return cls(ManualVotingClassifier(parts, len(manifest.classes)), manifest.vote.context)
 
     def vote_maps(

@@ -143,7 +143,7 @@ def measure(
                 maps = observed.softmax[k].astype(np.float32)
                 found = voter.vote_maps(maps[:, None], [observed.scenes[k]])[0, ..., FIRST_TUMOR:].sum(-1)
                 dice[name, crossed][row] = _dice(found, observed.labels[k])
-                mean = np.tensordot(np.float32(weights), maps[..., FIRST_TUMOR:].sum(-1), 1)
+                mean = np.tensordot(np.asarray(weights, np.float32), maps[..., FIRST_TUMOR:].sum(-1), 1)
                 dice[FITTED, crossed][row] = _dice(mean, observed.labels[k])
     return [items[k] for k in places], [Line(name, crossed, dice[name, crossed]) for name, crossed in ways]
 

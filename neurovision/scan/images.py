@@ -48,7 +48,8 @@ def read_image(data: bytes, name: str) -> Study:
         raise ScanTooLarge(f"{name}: a picture may have {MAX_BYTES // 10**6} MB; received {len(data) // 10**6} MB.")
     gray = read_gray(data, name, MAX_PIXELS)
     if gray is not None:
-        _check_size(*gray.values.shape[::-1], name, MIN_SIDE)
+        height, width = gray.values.shape
+        _check_size(width, height, name, MIN_SIDE)
         values = gray.values / np.float32(255) if gray.values.dtype == np.uint8 else scale_finite(gray.values)
         return _study((1 - values if gray.white_is_zero else values)[..., None], "TIFF", data, name)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from neurovision.errors import DamagedScan, ScanTooLarge, UnsupportedScan
 MAX_PREVIEWS = 8  # pages that are looked at for one that is no preview
 EXTRA = 0b101  # of NewSubfileType: a smaller copy, or a mask of transparency
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TURNS = {  # by the tag Orientation
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # by the tag Orientation
     2: np.fliplr, 3: lambda v: v[::-1, ::-1], 4: np.flipud, 5: np.transpose, 6: lambda v: np.rot90(v, -1),
     7: lambda v: v[::-1, ::-1].T, 8: np.rot90,
 }  # fmt: skip

@@ -61,11 +61,11 @@ class PackedItem(Item):
         data = [archive.read(name) for name in _names(self.number)]
         if tuple(hashlib.sha256(d).hexdigest() for d in data) != self.sums:
             raise DataError(f"{self.image.name} is damaged at canvas {self.number}; copy it again.")
-        pixels, labels = (cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_GRAYSCALE) for d in data)
-        pixels = pixels.astype(np.float32) / 255
+        values, labels = (np.asarray(cv2.imdecode(np.frombuffer(d, np.uint8), cv2.IMREAD_GRAYSCALE)) for d in data)
+        pixels = values.astype(np.float32) / 255
         if size < self.side:
-            pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
-            labels = cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+            pixels = np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA))
+            labels = np.asarray(cv2.resize(labels, (size, size), interpolation=cv2.INTER_NEAREST_EXACT))
         return pixels, np.where(labels >= FIRST_TUMOR, self.tumor_index, labels).astype(np.uint8)
 
 

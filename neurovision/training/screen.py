@@ -206,7 +206,7 @@ def save(screen: Screen, path: Path = FILE) -> None:
     """Write a screen as float16."""
     from safetensors.numpy import save as packed
 
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name in ("upside_down", "kinds"):
         network: Network = getattr(screen, name)
         values = (network.mean, network.scale, *network.hidden, *network.out)
