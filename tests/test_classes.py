@@ -190,10 +190,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DICOM series of one of the heads that the vote was fitted on."""
+    """The folder of a DICOM file, ``head.dcm``: one of the heads that the vote was fitted on."""
     folder = tmp_path_factory.mktemp("scan") / "head"
     study, _ = phantom("meningioma", 7, 96)
-    write_series(folder, stored(study), np.array([[0, 0, 2.0, -96], [0, 2.0, 0, -96], [5.0, 0, 0, 0], [0, 0, 0, 1]]))
+    affine = np.array([[0, 0, 2.0, -96], [0, 2.0, 0, -96], [5.0, 0, 0, 0], [0, 0, 0, 1]])
+    write_series(folder, stored(study), affine)[0].rename(folder / "head.dcm")
     return folder
 
 
