@@ -20,6 +20,7 @@ from neurovision.ensemble.screen import (
     turned,
     turned_features,
 )
+from neurovision.evaluation.nonbrain import spoiled
 from neurovision.scan.phantom import phantom, phantom_volume
 from neurovision.scan.prepare import prepare
 from neurovision.training.screen import drawn_ct, save
@@ -58,6 +59,11 @@ def test_drawn_cts_are_told():
     canvases = [prepare(phantom("glioma", k)[0].gray(), 96).pixels for k in range(10)]
     found = [Screen.load().faults(drawn_ct(c, rng)) for c in canvases]
     assert np.mean(["CT" in f for f in found]) >= 0.9
+
+
+def test_scans_are_redrawn_as_cts_for_the_evaluation():
+    scans = [spoiled(phantom("glioma", k)[0].gray())["scan, redrawn as a CT"] for k in range(6)]
+    assert np.mean(["CT" in Screen.load().faults(prepare(s, 160).pixels) for s in scans]) >= 0.8
 
 
 @pytest.mark.parametrize("window", [(0.35, 0.1), (0.45, 0.05), (0.25, 0.2)])

@@ -13,7 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from neurovision.ensemble.pipeline import UNFAMILIAR, Analyzer
+from neurovision.scan.prepare import prepare
 from neurovision.scan.study import Source, Study
+from neurovision.training.screen import drawn_ct
 
 # Photographs and microscopy that come inside packages which the project installs anyway.
 _PACKAGED = {
@@ -22,6 +24,7 @@ _PACKAGED = {
     "gradio": "media_assets/images",
     "matplotlib": "mpl-data/sample_data",
 }
+SIDE = 224  # pixels of a redrawn scan
 _LEFT_OUT = {"phantom.png"}  # Shepp and Logan's head
 
 
@@ -52,13 +55,14 @@ def strangers(seed: int = 7) -> list[Stranger]:
 
 
 def spoiled(gray: np.ndarray) -> dict[str, np.ndarray]:
-    """A real scan as it should not come: kind to float32 ``(H, W)``."""
+    """A real scan as it should not come: kind to float32 ``(H, W)``; CTs are drawn as for the fit of the screen."""
     height, width = gray.shape
     return {
         "scan, upside down": gray[::-1, ::-1],
         "scan, lower half": gray[height // 2 :],
         "scan, a middle quarter": gray[height // 4 : -height // 4, width // 4 : -width // 4],
         "scan, negative": 1 - gray,
+        "scan, redrawn as a CT": drawn_ct(prepare(gray, SIDE).pixels, np.random.default_rng(7)),
     }
 
 
