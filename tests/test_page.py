@@ -891,6 +891,7 @@ def test_on_a_phone_the_picture_comes_first_and_nothing_sticks_out(
             page.locator(".overflow-dropdown button", has_text=name).first.click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, name
+    assert page.locator("footer .divider:visible").count() == 0  # between links of which one is hidden
     visitor.leave()
 
 
