@@ -82,7 +82,7 @@ def test_the_context_holds_what_is_copied_and_nothing_private():
     files = {"app.py", "LICENSE", "README.md", "requirements.lock", "requirements.txt"}
     assert tops == {*files, "neurovision", "weights", "examples", "docs"}
     assert not [f for f in seen if "__pycache__" in f.parts or f.is_relative_to("weights/cache")]
-    assert {f.parts[1] for f in seen if f.parts[0] == "docs"} == {"evaluation"}
+    assert {f.parts[1] for f in seen if f.parts[0] == "docs"} == {"diffusion.json", "evaluation"}
 
 
 def test_the_compose_file_closes_what_it_can():
