@@ -16,6 +16,7 @@ from neurovision.commands.options import (
     Data,
     DtypeChoice,
     Epochs,
+    FoldList,
     Folds,
     Limit,
     Minutes,
@@ -27,6 +28,7 @@ from neurovision.commands.options import (
     ValidationFold,
     VoteFold,
     WithoutLgg,
+    parse_folds,
 )
 
 if TYPE_CHECKING:
@@ -41,12 +43,15 @@ def data(
     name: Annotated[str | None, typer.Option(help="Name of a data set of your own; its folder's by default.")] = None,
     license: Annotated[str, typer.Option(help="Terms of your data, which the weights keep to.")] = "not stated",
     pack: Annotated[
-        Path | None, typer.Option(help="Also write all canvases into this one file, to train where nothing else is.")
+        Path | None, typer.Option(help="Also write canvases into this one file, to train where nothing else is.")
     ] = None,
     size: Annotated[int, typer.Option(help="With --pack: side of the canvases in pixels.", min=32, max=1024)] = 192,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Tumor class of your data, such as metastasis; once for each.")
     ] = None,
+    folds: Annotated[
+        FoldList, typer.Option(help="With --pack: folds to pack.", parser=parse_folds, metavar="N,N,...")
+    ] = FIRST_THREE,
 ) -> None:
     """Check prepared scans, or prepare your own or the original downloads (figshare .mat, kaggle_3m, yes/no, notumor).
 
@@ -78,7 +83,7 @@ def data(
     if pack is not None:
         from neurovision.training.packed import write_packed
 
-        count = write_packed(source, pack, size)
+        count = write_packed(source, pack, size, folds=list(folds.numbers))
         print(f"{pack}: {count} canvases of {size} px, {pack.stat().st_size / 1e6:.1f} MB; they are patients' pictures")
 
 
@@ -115,7 +120,7 @@ def train(
     from neurovision.training.fit import lendable
     from neurovision.training.fit import train as run
     from neurovision.training.provenance import accelerator
-    from neurovision.training.recipes import published_recipe, recipe
+    from neurovision.training.recipes import Recipe, published_recipe, recipe
 
     if (name is None) != every:
         raise ModelError("Training takes the name of one network, or --all; give one of them.")

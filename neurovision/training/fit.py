@@ -71,10 +71,15 @@ def phantom_pack(size: int, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
 
     Seeds are from 1000 up, so that examples and tests use others.
     """
+    return _phantoms(size, classes, PHANTOMS)
+
+
+@lru_cache(maxsize=1)  # every phase of every network asks for them
+def _phantoms(size: int, classes: Classes, count: int) -> tuple[np.ndarray, np.ndarray]:
     kinds = [kind for kind in KINDS if kind == "healthy" or kind in classes.by_key]
-    pixels = np.empty((PHANTOMS, size, size), np.float32)
-    labels = np.empty((PHANTOMS, size, size), np.uint8)
-    for k in range(PHANTOMS):
+    pixels = np.empty((count, size, size), np.float32)
+    labels = np.empty((count, size, size), np.uint8)
+    for k in range(count):
         kind = kinds[k % len(kinds)]
         study, truth = phantom(kind, 1000 + k, sequence="FLAIR" if k % 3 == 0 else "T1")
         canvas = prepare(study.gray(), size)
@@ -277,7 +282,8 @@ def train(
             if lent is not None:
                 model.get_layer("encoder").set_weights(lent)
             groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task, classes)
-            validation = _validation(checks, phase.size, out.parent / "cache", recipe.task)
+            timed = phase.seconds is not None
+            validation = None if timed else _validation(checks, phase.size, out.parent / "cache", recipe.task)
             batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
             done = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             save_weights(model, finished)
@@ -392,7 +398,7 @@ def _fit(
     recipe: Recipe,
     phase: Phase,
     batches: Batches,
-    validation: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray] | None,
     folder: Path,
     verbose: int,
 ) -> Fitted:

@@ -69,7 +69,9 @@ class PackedItem(Item):
         return pixels, np.where(labels >= FIRST_TUMOR, self.tumor_index, labels).astype(np.uint8)
 
 
-def write_packed(root: Path, out: Path, side: int = SIDE, quality: int = QUALITY) -> int:
+def write_packed(
+    root: Path, out: Path, side: int = SIDE, quality: int = QUALITY, folds: Sequence[int] | None = None
+) -> int:
     """Pack a prepared folder, LGG in all its sequences.
 
     A picture without a head is left out.
@@ -79,6 +81,7 @@ def write_packed(root: Path, out: Path, side: int = SIDE, quality: int = QUALITY
         out: The file to write.
         side: Of the canvases, in pixels.
         quality: Of WebP, 1 to 100.
+        folds: Which; None packs all.
 
     Returns:
         How many canvases it holds.
@@ -87,7 +90,7 @@ def write_packed(root: Path, out: Path, side: int = SIDE, quality: int = QUALITY
         DataError: The folder breaks a rule of ``load_index``.
     """
     rows: list[dict[str, Any]] = []
-    items = load_index(root, sequences=tuple(LGG_CHANNELS))
+    items = load_index(root, folds=folds, sequences=tuple(LGG_CHANNELS))
     terms = {s: license_of(root, s) for s in sources_in(root)}
     classes = {s: c.to_json() for s in sources_in(root) if (c := classes_of(root, [s])) != SHIPPED}
     with replacing(out) as part, zipfile.ZipFile(part, "w") as archive:  # pictures do not deflate

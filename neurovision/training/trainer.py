@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ import numpy as np
 
 from neurovision.errors import DataError, ModelError
 from neurovision.files import replacing, write
+
+log = logging.getLogger(__name__)
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 DECAY_STEPS = 1000  # of every exponential decay in the documents
@@ -126,7 +129,7 @@ class Drawn(Protocol):
 def fit(
     model: keras.Model,
     batches: Any,
-    validation: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray] | None,
     plan: Plan,
     loss: Any,
     metrics: Sequence[Any] = (),
@@ -139,13 +142,13 @@ def fit(
     Args:
         model: What is trained; layers are frozen before.
         batches: A ``PyDataset`` that is :class:`Drawn`.
-        validation: Inputs and targets that are only measured on.
+        validation: Inputs and targets that are only measured on; not looked at by the clock.
         plan: How.
         loss: Of Keras.
         metrics: Of Keras.
         folder: Where HISTORY and the state of every epoch are kept, for a later call to resume from; None keeps none.
         class_weight: Weight of each class in the loss.
-        verbose: Keras' verbosity.
+        verbose: Keras' verbosity; by the clock a line an epoch is logged.
 
     """
     model.compile(optimizer=plan.built_optimizer(len(batches) * plan.epochs), loss=loss, metrics=list(metrics))
@@ -172,7 +175,7 @@ def fit(
         model.fit(  # Keras would shuffle the batches, which are drawn at random already, by a state that is not kept
             batches, shuffle=False, epochs=plan.epochs if plan.seconds is None else ENDLESS, initial_epoch=keeper.epoch,
             validation_data=validation if plan.seconds is None else None, validation_batch_size=plan.validation_batch,
-            class_weight=class_weight, callbacks=[*callbacks, keeper], verbose=verbose,
+            class_weight=class_weight, callbacks=[*callbacks, keeper], verbose=verbose if plan.seconds is None else 0,
         )  # fmt: skip
     return keeper.fitted
 
@@ -310,6 +313,9 @@ class _Keeper(keras.callbacks.Callback):
         now = time.perf_counter()
         self.epoch, self.seconds, self._since = epoch + 1, self.seconds + now - self._since, now
         ended = self.plan.seconds is None or self.seconds >= self.plan.seconds
+        if self.plan.seconds is not None:
+            told = ", ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
+            log.info("%.0f of %.0f s, %d steps: %s", self.seconds, self.plan.seconds, self.steps, told)
         if self.folder is None or not (ended or self.seconds - self._kept >= KEEP):
             return
         self._kept = self.seconds
