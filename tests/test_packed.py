@@ -83,6 +83,8 @@ class TestPacked:
         assert license_of(packed, "lgg") == "CC BY-NC-SA 4.0"
         with pytest.raises(DataError, match=r"holds canvases of 64 px, not 96; pack them with --size 96"):
             other[0].canvas(96)
+        with pytest.raises(DataError, match="no pictures; name the prepared folder"):
+            other[0].gray()
         with pytest.raises(DataError, match="nothing in fold 5"):
             load_index(packed, folds=[5])
 

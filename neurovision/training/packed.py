@@ -27,7 +27,7 @@ from neurovision.training.dataset import LGG_CHANNELS, Item, classes_of, load_in
 from neurovision.training.provenance import license_of
 
 FORMAT, INDEX = 1, "index.json"
-SIDE, QUALITY = 192, 90
+SIDE, QUALITY = 192, 80
 FIELDS = ("source", "id", "label", "fold", "patient", "sequence")
 
 
@@ -48,6 +48,14 @@ class PackedItem(Item):
     def digests(self) -> tuple[str, ...]:
         """As :meth:`Item.digests`."""
         return self.sums
+
+    def gray(self) -> np.ndarray:
+        """Refuse: the picture itself is not in the file.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(f"{self.image.name} holds canvases to train on and no pictures; name the prepared folder instead.")
 
     def canvas(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`Item.canvas`.
@@ -109,7 +117,7 @@ def write_packed(
             sums = [hashlib.sha256(d).hexdigest() for d in data]
             rows.append({**{f: getattr(item, f) for f in FIELDS}, "drawn": item.mask is not None, "sha256": sums})
         index = {"format": FORMAT, "side": side, "licenses": terms, "classes": classes, "items": rows}
-        archive.writestr(INDEX, json.dumps(index))
+        archive.writestr(INDEX, json.dumps(index), zipfile.ZIP_DEFLATED)
     return len(rows)
 
 
