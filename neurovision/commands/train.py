@@ -120,7 +120,7 @@ def train(
     from neurovision.training.fit import lendable
     from neurovision.training.fit import train as run
     from neurovision.training.provenance import accelerator
-    from neurovision.training.recipes import Recipe, published_recipe, recipe
+    from neurovision.training.recipes import published_recipe, recipe
 
     if (name is None) != every:
         raise ModelError("Training takes the name of one network, or --all; give one of them.")
