@@ -503,9 +503,9 @@ app(["predict", str(folder / "in"), "--out", str(folder / "out"), "--fractional"
 
 from neurovision.serving.batch_sources import list_source
 from neurovision.serving.batch import Options, describe, run
-from truth import one_slice
+from standin import standin
 table = folder / "table"
-print(describe(run(list_source(str(folder / "in")), table, Options(workers=1, load=one_slice), quiet=True), table))
+print(describe(run(list_source(str(folder / "in")), table, Options(workers=1, load=standin), quiet=True), table))
 
 from neurovision.serving.pacs import Ledger, SeriesEntry, SeriesFilter, StudyEntry, watch
 class Archive:

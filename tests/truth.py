@@ -46,10 +46,3 @@ class TruthAnalyzer:
 
     def analyze(self, study: Study, slice_index: int = 0) -> Findings:
         return next(self.analyze_slices(study, [slice_index]))
-
-
-def one_slice() -> TruthAnalyzer:
-    """Knows slice 5 of the phantom that ``dicom_builder.head`` gives."""
-    from dicom_builder import head
-
-    return TruthAnalyzer(head()[1][5:6])
