@@ -10,7 +10,6 @@ RECIPE = Recipe(
         Phase(128, 5, 1e-3, "depthwise"),
         Phase(160, 5, 6e-4, "depthwise"),
         Phase(160, 3, 6e-4, "depthwise"),
-        Phase(160, 10, 6e-4, "depthwise"),
         Phase(160, 8, 5e-4, "depthwise", refit=True),
         Phase(160, 2, 5e-4, "depthwise", refit=True),
     ),

@@ -10,7 +10,6 @@ RECIPE = Recipe(
         Phase(128, 4, 1e-3, "depthwise"),
         Phase(160, 1, 6e-4, "depthwise"),
         Phase(160, 3, 6e-4, "depthwise"),
-        Phase(160, 5, 6e-4, "depthwise"),
         Phase(160, 9, 5e-4, "depthwise", refit=True),
         Phase(160, 2, 5e-4, "depthwise", refit=True),
     ),
