@@ -35,7 +35,7 @@ from neurovision.training.dataset import SOURCES, Item, data_root, load_index
 
 log = logging.getLogger(__name__)
 
-FALSE_ALARMS = {"upside down": 0.004, "negative": 0.0005, "CT": 0.0003}  # of real scans that the networks have not seen
+FALSE_ALARMS = {"upside down": 0.012, "negative": 0.0005, "CT": 0.0003}  # of real scans that the networks have not seen
 HIDDEN, PENALTY, EPOCHS = 96, 0.3, 10  # of the network for negatives and CTs
 WIDE, DECAY, ROUNDS, BATCH = 128, 0.06, 14, 256  # of the one for the way up
 REDRAWN = 2  # times that each scan is shown to it in other grays and a little turned
