@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 16
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
-REFUSED, WARNED = 0.003, 0.008  # of real scans that no network saw: refused, and read with a warning
+REFUSED, WARNED = 0.004, 0.02  # of real scans that no network saw: refused, and read with a warning
 PIXELS_A_SLICE = 90
 ALARM = 1.35  # what a false alarm costs against a miss where the threshold is chosen: most scans show no tumor
 LEVEL_GROUND = 0.005  # thresholds that lose no more than this are as good as the best
