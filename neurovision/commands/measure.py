@@ -135,6 +135,7 @@ def bench(
     starts: Annotated[int, typer.Option(help="Cold starts that their median is taken of.", min=1)] = 15,
     scans: Annotated[int, typer.Option(help="Scans that are timed and whose labels are compared.", min=1)] = 40,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also plot cost as work grows into this PNG.")] = None,
     keras: Annotated[bool, typer.Option("--keras", help="Measure the Keras engine alone, on its device: a GPU.")] = False,
     write: Annotated[Path | None, typer.Option(help="Also put the tables between this page's marks.")] = None,
     as_json: AsJson = False,
@@ -142,9 +143,10 @@ def bench(
     """Measure the speed against the naive way, as ratios; on real scans where NEUROVISION_DATA or --data names some."""
     import json
 
+    from neurovision.ensemble.pipeline import Analyzer
     from neurovision.ensemble.weights import load_manifest
     from neurovision.evaluation.bench import bench as run
-    from neurovision.evaluation.bench import keras_line, keras_speed, table, write_measured
+    from neurovision.evaluation.bench import keras_line, keras_speed, scaling, table, write_measured
     from neurovision.files import write as write_file
     from neurovision.training.dataset import data_root
 
@@ -155,6 +157,8 @@ def bench(
         return
     root = data_root(data) if data or os.environ.get("NEUROVISION_DATA") else None
     result = run(manifest.folder, root, engine.value, repeats, starts, scans)
+    if plot is not None:
+        result["scaling_milliseconds"] = scaling(Analyzer.load(manifest.folder, "openvino"), plot)
     text = json.dumps(result, indent=1)
     if out is not None:
         write_file(out, text.encode())

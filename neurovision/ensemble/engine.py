@@ -266,6 +266,12 @@ class OpenVinoEngine:
         answers, features = (np.stack(part) for part in zip(*found, strict=True))
         return answers, features
 
+    def compile_member(self, index: int) -> Any:
+        """One member by itself for one canvas, to be timed."""
+        planes = self._model.get_results()[0].input_value(0).get_node()
+        part = openvino().Model([planes.input_value(index)], self._model.get_parameters(), "member")
+        return self._compile(1, part)
+
     def _compile(self, streams: int, model: Any = None) -> Any:
         model = (model or self._model).clone()
         model.reshape([1, *self._shape, 1])

@@ -19,6 +19,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -34,12 +35,14 @@ from neurovision.machine import cores, processor, tree_mb
 from neurovision.scan.phantom import KINDS, phantom, phantom_volume
 from neurovision.scan.prepare import Canvas, prepare, standardize
 from neurovision.scan.read import read
+from neurovision.scan.study import Study
 from neurovision.training.dataset import load_index
 from neurovision.training.provenance import facts_of_network
 
 REPEATS = 15
 SCANS = 40  # on which slices are timed and labels compared
 VOLUME = 155  # slices
+GROWING = (1, 4, 16, 64, 500)  # slices
 PACKAGES = ("openvino", "keras", "tensorflow-cpu", "scikit-learn", "xgboost-cpu", "numpy")
 BATCH = 64  # slices at once, of the Keras engine
 FOLD = 4  # that no network or tree was fitted on
@@ -51,6 +54,7 @@ from pathlib import Path
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.machine import peak_mb
 from neurovision.scan.read import read
+from neurovision.scan.study import Study
 from neurovision.scan.phantom import phantom_volume
 analyzer = Analyzer.load(Path(sys.argv[1]), sys.argv[2])
 analyzer.analyze(read(sys.argv[3]))
@@ -384,3 +388,51 @@ def write_measured(page: Path, result: dict[str, Any]) -> None:
     day = datetime.date.today().isoformat()
     block = f"`neurovision bench` on {day}:\n\n```\n{table(result)}\n```"
     page.write_text(f"{before}{opening}\n{block}\n{closing}{after}")
+
+
+def scaling(analyzer: Analyzer, path: Path) -> dict[str, dict[int, float]]:
+    """Plot cost as work grows: the picture's side, the number of slices, the number of members; milliseconds.
+
+    The tiniest pictures are refused, which is quick. Beyond the shipped members, members are run again.
+    """
+    head = phantom("glioma", 4, 512)[0]
+    sides = {}
+    for side in (1, 8, 32, 64, 128, 256, 512):
+        pixels = cv2.resize(head.gray(), (side, side), interpolation=cv2.INTER_AREA)[None, ..., None]
+        sides[side] = timed(partial(analyzer.analyze, Study(np.clip(pixels, 0, 1), head.source)), 5)
+    count = max(GROWING)
+    study, _ = phantom_volume("glioma", 3, 128, count)
+    slices = {}
+    for n in GROWING:
+        middle = range(count // 2 - n // 2, count // 2 - n // 2 + n)
+        start = perf_counter()
+        for _ in analyzer.analyze_slices(study, middle):
+            pass
+        slices[n] = (perf_counter() - start) * 1e3
+    parts = [_alone(analyzer.engine, k, analyzer.manifest.size) for k in range(len(analyzer.manifest.members))]
+    members = {n: sum(parts[k % len(parts)] for k in range(n)) for n in range(1, 9)}
+    found = {"side of the picture, px": sides, "slices": slices, "members": members}
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    for axis, (name, points) in zip(axes, found.items(), strict=True):
+        axis.plot(list(points), list(points.values()), marker="o")
+        axis.set(xlabel=name, ylabel="ms")
+        axis.grid(alpha=0.3)
+        if name == "slices":
+            axis.set(xscale="log", yscale="log")
+        else:
+            axis.set(ylim=(0, None))
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return found
+
+
+def _alone(engine: Any, member: int, size: int) -> float:
+    """Milliseconds of one member of an OpenVINO engine by itself."""
+    compiled = engine.compile_member(member).create_infer_request()
+    canvas = np.zeros((1, size, size, 1), np.float32)
+    return timed(lambda: compiled.infer(canvas), 7)
