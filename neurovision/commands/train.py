@@ -49,7 +49,7 @@ def data(
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Tumor class of your data, such as metastasis; once for each.")
     ] = None,
-    folds: Annotated[
+    packed_folds: Annotated[
         FoldList, typer.Option(help="With --pack: folds to pack.", parser=parse_folds, metavar="N,N,...")
     ] = FIRST_THREE,
 ) -> None:
@@ -83,7 +83,7 @@ def data(
     if pack is not None:
         from neurovision.training.packed import write_packed
 
-        count = write_packed(source, pack, size, folds=list(folds.numbers))
+        count = write_packed(source, pack, size, folds=list(packed_folds.numbers))
         print(f"{pack}: {count} canvases of {size} px, {pack.stat().st_size / 1e6:.1f} MB; they are patients' pictures")
 
 
