@@ -302,7 +302,7 @@ def _served_peak_mb(weights: object, scan: object) -> float:
         try:
             _wait_for(f"{url}/readyz", page)
             client = Client(url, verbose=False, analytics_enabled=False, download_files=False)
-            for job in [client.submit(handle_file(str(scan)), api_name="/predict") for _ in range(12)]:
+            for job in [client.submit([handle_file(str(scan))], api_name="/predict") for _ in range(12)]:
                 job.result()
         finally:
             done.set()
