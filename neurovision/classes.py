@@ -232,4 +232,3 @@ def _is_color(value: Any) -> bool:
 
 
 SHIPPED = Classes.of(("glioma", "meningioma", "pituitary"))
-CLASSES = tuple(SHIPPED)

@@ -47,13 +47,14 @@ def test_tumor_survives_grid_and_back(kind):
     assert back.shape == truth.shape and dice > 0.94
 
 
-def test_outside_the_square_is_air():
+@pytest.mark.parametrize("classes", [3, 5])
+def test_outside_the_square_is_air(classes):
     study, _ = phantom("healthy", 0)
     canvas = prepare(study.gray(), 96)
-    grid = np.zeros((96, 96, 5), np.float32)
+    grid = np.zeros((96, 96, classes), np.float32)
     grid[..., 1] = 1
     back = canvas.restore_probabilities(grid)
-    assert back.shape == (256, 256, 5)
+    assert back.shape == (256, 256, classes)
     assert np.allclose(back.sum(-1), 1, atol=1e-5) and back[0, 0, 0] == 1
 
 

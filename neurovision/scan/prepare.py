@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from neurovision.classes import BACKGROUND, CLASSES, HEAD
+from neurovision.classes import BACKGROUND, HEAD
 from neurovision.scan.study import Study
 
 MARGIN = 0.03  # of the head's longer side, left free around it
@@ -66,8 +66,8 @@ class Canvas:
         return out
 
     def restore_probabilities(self, grid: np.ndarray) -> np.ndarray:
-        """Take class probabilities ``(size, size, 5)`` to ``(H, W, 5)``; outside the square all is air."""
-        air = np.zeros(len(CLASSES), np.float32)
+        """Take class probabilities ``(size, size, C)`` to ``(H, W, C)``; outside the square all is air."""
+        air = np.zeros(grid.shape[-1], np.float32)
         air[BACKGROUND.index] = 1.0
         return self.restore(grid, air)
 
