@@ -204,6 +204,9 @@ def test_every_figure_of_drawn_scans(result: dict):
     assert result["verdict"]["all"]["n"] == 6 + 8 + 4 + 5  # post-contrast slices are not counted twice
     best = result["vote_against_best"]["figshare"]
     assert (best["best_member"], best["difference"]["value"], best["wilcoxon_p"]) == ("unet", 0.0, 1.0)
+    assert lgg["dgnet"]["patient_dice"]["lowest"] == pytest.approx(2 / 3, abs=1e-5)
+    pooled = result["vote_against_best_by_patient"]
+    assert "figshare" not in pooled and (pooled["lgg"]["vote_dice"], pooled["lgg"]["difference"]["n"]) == (1.0, 2)
     assert result["failures"]["lgg_t1c"]["missed"]["value"] == 1.0
     assert result["about"]["left_out"] == {}
 

@@ -65,6 +65,7 @@ class Row:
         source: The data set; ``lgg_t1c`` for LGG's post-contrast sequence.
         patient: Identifier, or None where unknown.
         sequence: As in :class:`~neurovision.training.dataset.Item`.
+        sequence_right: Whether the picture was told to be of that sequence; None where either is not known.
         label: As in :class:`~neurovision.training.dataset.Item`.
         rejected: Whether the analyzer refused it.
         warned: Whether its result carries a warning.
@@ -84,6 +85,7 @@ class Row:
     source: str
     patient: str | None
     sequence: str | None
+    sequence_right: bool | None
     label: str
     rejected: bool
     warned: bool
@@ -155,6 +157,7 @@ def measure(analyzer: Analyzer, item: Item) -> Row:
         source="lgg_t1c" if item.source == "lgg" and item.sequence == "T1c" else item.source,
         patient=item.patient,
         sequence=item.sequence,
+        sequence_right=None if None in (item.sequence, findings.sequence) else findings.sequence == item.sequence_title,
         label=item.label,
         rejected=findings.status == "rejected",
         warned=bool(findings.warnings),

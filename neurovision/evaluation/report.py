@@ -9,6 +9,7 @@ from neurovision.evaluation.measure import VERDICT, VOTE
 from neurovision.evaluation.scores import FOUND
 from neurovision.evaluation.summary import POOLED, POOR, SPECKS, STATED, data_title
 
+SPREAD = "median", "lowest"  # of the patients, in the summary
 CAPTIONS = {
     "dice.png": "Dice on tumor slices. Box: quartiles; cross: mean.",
     "type-confusion.png": "Annotated tumor type against the verdict's words.",
@@ -83,13 +84,14 @@ def _sequences(result: dict[str, Any]) -> str:
         (
             data_title(source), sequence, str(t["tumors"]), figure(t["dice"]), percent(t["called_tumor"]),
             percent(t["refused"]), percent(t["called_none_unwarned"]), str(t["tumor_free"]), percent(t["free_called_tumor"]),
+            percent(t["sequence_right"]),
         )
         for source, of in result["by_sequence"].items()
         for sequence, t in of.items()
     ]  # fmt: skip
     head = (
         "data set", "sequence", "tumors", "Dice", "called tumor", "refused", "called none without a warning",
-        "tumor-free", "called tumor",
+        "tumor-free", "called tumor", "sequence told right",
     )  # fmt: skip
     return "## By sequence\n\n" + table(head, lines)
 
@@ -153,8 +155,8 @@ def _masks(result: dict[str, Any]) -> str:
         overlap = [
             [
                 _bold(name),
-                *(figure(m["dice"]), _median(m["dice"]), figure(m["iou"])),
-                *((figure(m["patient_dice"]), _median(m["patient_dice"])) if patients else ()),
+                *(figure(m["dice"]), _plain(m["dice"], SPREAD[0]), figure(m["iou"])),
+                *((figure(m["patient_dice"]), *(_plain(m["patient_dice"], k) for k in SPREAD)) if patients else ()),
             ]
             for name, m in models.items()
         ]
@@ -170,7 +172,7 @@ def _masks(result: dict[str, Any]) -> str:
         clusters = vote["dice"]["clusters"]
         unit = f"of {clusters} patients" if patients else "patients unknown, so intervals are over slices and too narrow"
         parts.append(f"### {data_title(source)}\n\n{vote['dice']['n']} tumor slices, {unit}.\n")
-        parts.append(table(("", "Dice", "median", "IoU", *(("Dice per patient", "median") if patients else ())), overlap))
+        parts.append(table(("", "Dice", "median", "IoU", *(("Dice per patient", *SPREAD) if patients else ())), overlap))
         parts.append(table(("", "precision", "recall", "F1", "boundary F1", "HD95 px; undefined", "pixel accuracy"), rest))
         lesions = vote["lesions"]
         parts.append(
@@ -187,8 +189,8 @@ def _bold(name: str) -> str:
     return f"**{name}**" if name in (VOTE, VERDICT) else name
 
 
-def _median(interval: dict[str, Any]) -> str:
-    return "-" if interval["median"] is None else f"{interval['median']:.3f}"
+def _plain(interval: dict[str, Any], key: str) -> str:
+    return "-" if interval[key] is None else f"{interval[key]:.3f}"
 
 
 def _classes(result: dict[str, Any]) -> str:
@@ -249,15 +251,17 @@ def _verdict(result: dict[str, Any]) -> str:
 
 
 def _against(result: dict[str, Any]) -> str:
+    slices, patients = result["vote_against_best"], result.get("vote_against_best_by_patient", {})
     lines = [
         (
-            data_title(s),
+            f"{data_title(s)}{unit}",
             f"{v['best_member']}, {v['best_dice']:.3f}",
             f"{v['vote_dice']:.3f}",
             figure(v["difference"]),
             f"{v['wilcoxon_p']:.2g}",
         )
-        for s, v in result["vote_against_best"].items()
+        for unit, of in (("", slices), ("; patients", patients))
+        for s, v in of.items()
     ]
     if not lines:
         return ""

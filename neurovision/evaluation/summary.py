@@ -107,6 +107,9 @@ def summarize(
         "type": {s: table for s, rs in by_source.items() if (table := _type_table(rs, members, classes)) is not None},
         "verdict": {s: _verdict_table(rs, threshold) for s, rs in apart.items()},
         "vote_against_best": {s: _against_best(rs, members) for s, rs in with_tumor.items()},
+        "vote_against_best_by_patient": {
+            s: _against_best_by_patient(drawn[s], members) for s, rs in with_tumor.items() if any(r.patient for r in rs)
+        },
         "promises": {s: t for s, rs in with_tumor.items() if (t := _promises(rs, intervals)) is not None},
         "failures": {s: _failures(rs) for s, rs in with_tumor.items()},
         "uncertainty": _uncertainty([r for r in rows if r.source != "lgg_t1c"]),
@@ -157,7 +160,8 @@ def _mask_table(drawn: list[Row], model: str) -> Json:
     if pooled:
         for key in ("dice", "iou", "precision", "recall"):
             scores = [getattr(c, key) for c in pooled.values()]
-            table[f"patient_{key}"] = {**mean_interval(scores).to_json(), "median": _number(np.nanmedian(scores))}
+            spread = {"median": _number(np.nanmedian(scores)), "lowest": _number(np.nanmin(scores))}
+            table[f"patient_{key}"] = {**mean_interval(scores).to_json(), **spread}
     return table
 
 
@@ -214,6 +218,7 @@ def _by_sequence(rows: list[Row]) -> Json:
             "called_none_unwarned": share(tumor, lambda r: not (r.positive or r.rejected or r.warned)),
             "tumor_free": len(free),
             "free_called_tumor": share(free, lambda r: r.positive),
+            "sequence_right": share([r for r in of if r.sequence_right is not None], lambda r: bool(r.sequence_right)),
         }
     return table
 
@@ -287,13 +292,20 @@ def _verdict_table(rows: Sequence[Row], threshold: float) -> Json:
 
 
 def _against_best(rows: list[Row], members: Sequence[str]) -> Json:
-    dice = {m: [r.masks[m].scores["dice"] for r in rows] for m in [*members, VOTE]}
-    best = max(members, key=lambda m: float(np.mean(dice[m])))
+    return _best_and_vote({m: [r.masks[m].scores["dice"] for r in rows] for m in [*members, VOTE]}, _clusters(rows))
+
+
+def _against_best_by_patient(rows: list[Row], members: Sequence[str]) -> Json:
+    return _best_and_vote({m: [c.dice for c in patient_counts(rows, m).values()] for m in [*members, VOTE]})
+
+
+def _best_and_vote(dice: dict[str, list[float]], clusters: Sequence[object] | None = None) -> Json:
+    best = max((m for m in dice if m != VOTE), key=lambda m: float(np.nanmean(dice[m])))
     return {
         "best_member": best,
-        "best_dice": _number(np.mean(dice[best])),
-        "vote_dice": _number(np.mean(dice[VOTE])),
-        **paired(dice[VOTE], dice[best], _clusters(rows)).to_json(),
+        "best_dice": _number(np.nanmean(dice[best])),
+        "vote_dice": _number(np.nanmean(dice[VOTE])),
+        **paired(dice[VOTE], dice[best], clusters).to_json(),
     }
 
 
