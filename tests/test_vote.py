@@ -99,6 +99,34 @@ def test_trees_with_context_see_the_slice():
     assert np.array_equal(features[0, 0, 0, -5:], answers) and np.allclose(features[1, 0, 0, -5:], 0.2)
 
 
+def test_dim_pixels_take_over_what_the_trees_add_around_them():
+    from neurovision.ensemble.voter import DIM, carry, thinned
+
+    mean = np.zeros((12, 12, 5), np.float32)
+    mean[..., 2] = DIM / 2
+    mean[3, 3, 2] = DIM * 2  # plainly in doubt
+    mean[8:, :, 2] = 0.0  # air or head in doubt
+    mean[..., 1] = 1 - mean[..., 2]
+    wanted = np.ones((12, 12), bool)
+    wanted[0] = wanted[:, :2] = False
+    wanted[7, 7:10] = True
+    asked = thinned(wanted, mean)
+    assert asked[3, 3] and asked[8:, 2:].all() and asked[2:8:2, 2::2].all() and not asked[~wanted].any()
+    assert not asked[5, 5] and not asked[4, 5] and asked.sum() < wanted.sum()
+    lonely = np.zeros((12, 12), bool)
+    lonely[5, 5] = True
+    assert thinned(lonely, mean)[5, 5]  # nothing that is asked is near
+    added = np.linspace(0, 0.3, 12, dtype=np.float32)[None, :, None] * np.float32([0, -1, 1, 0, 0])
+    truth = mean + added
+    found = mean.copy()
+    carry(found, wanted, asked, truth[asked])
+    assert np.array_equal(found[asked], truth[asked]) and np.array_equal(found[~wanted], mean[~wanted])
+    inner = np.zeros((12, 12), bool)
+    inner[1:7, 3:11] = wanted[1:7, 3:11]
+    np.testing.assert_allclose(found[inner], truth[inner], atol=0.01)  # a slope is carried on
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
     """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
