@@ -32,7 +32,7 @@ from neurovision.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from neurovision.training.recipes import Recipe
+    pass
 
 
 def data(
@@ -107,7 +107,7 @@ def train(
     ] = DtypeChoice.auto,
     seed: Seed = 1,
 ) -> None:
-    """Train a network or all by their recipes, after those that lend an encoder; an interrupted run resumes.
+    """Train a network or all by their recipes; an interrupted run resumes.
 
     With --minutes the learning rate follows the clock, and size and batch may be chosen. A run that was begun or finished
     with other options is refused. A trial, which a number shortens, is stacked into a weights folder of its own only.
@@ -117,7 +117,6 @@ def train(
     from neurovision.errors import ModelError
     from neurovision.training.clock import by_clock, networks
     from neurovision.training.dataset import data_root, sources_in
-    from neurovision.training.fit import lendable
     from neurovision.training.fit import train as run
     from neurovision.training.provenance import accelerator
     from neurovision.training.recipes import published_recipe, recipe
@@ -129,13 +128,7 @@ def train(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     root = data_root(data)
     sources = [s for s in sources_in(root) if not (without_lgg and s == "lgg")]
-    wanted: list[Recipe] = []
-    for one in networks() if name is None else [name]:
-        chosen = published_recipe(one) if published else recipe(one)
-        if chosen.start and lendable(runs / chosen.start) is None and chosen.start not in [w.name for w in wanted]:
-            wanted.append(recipe(chosen.start))
-        if one not in [w.name for w in wanted]:
-            wanted.append(chosen)
+    wanted = [published_recipe(one) if published else recipe(one) for one in (networks() if name is None else [name])]
     if minutes is None:
         wanted = [w.shortened(epochs, size, batch, limit) for w in wanted]
     else:

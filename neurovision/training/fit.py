@@ -7,8 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 
 from neurovision.classes import BACKGROUND, FIRST_TUMOR, SHIPPED, Classes
 from neurovision.classifiers import build as build_classifier
-from neurovision.errors import DataError, WeightsMissing
+from neurovision.errors import DataError
 from neurovision.files import replacing, write
 from neurovision.machine import cores
 from neurovision.scan.phantom import KINDS, phantom
@@ -231,8 +230,7 @@ def train(
 
     Raises:
         DataError: The folds overlap, the data break a rule of :func:`load_index`, the folder holds a run with other
-            options, or the run that lends its encoder saw other folds.
-        WeightsMissing: The run that lends its encoder is not finished.
+            options.
     """
     if validation_fold in folds:
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
@@ -268,31 +266,27 @@ def train(
         checks = [i for i in checks if i.mask is not None]
     checks = checks[::4]
     previous: Path | None = None
-    ends: list[Path] = []  # of phases that refit, or of those before
     seen = 0
     seconds: float | None = 0.0  # None where a phase does not say what it took
     for number, phase in enumerate(recipe.phases):
         finished = out / f"phase{number}.weights.h5"
         if phase.refit and not recipe.phases[number - 1].refit:
-            _hand_out(ends, recipe.average, out / OUT_OF_FOLD)
-            ends = []
+            assert previous is not None
+            _hand_out(previous, out / OUT_OF_FOLD)
         if not finished.is_file():
-            lent = None if previous or not recipe.start else _lent_encoder(out.parent / recipe.start, wanted, phase.size)
             model = _phase_model(recipe, phase, previous)
-            if lent is not None:
-                model.get_layer("encoder").set_weights(lent)
             groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task, classes)
             timed = phase.seconds is not None
             validation = None if timed else _validation(checks, phase.size, out.parent / "cache", recipe.task)
-            batches = Batches(groups, replace(recipe, batch=phase.batch or recipe.batch), seed + number)
+            batches = Batches(groups, recipe.during(phase), seed + number)
             done = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             save_weights(model, finished)
             write(out / f"phase{number}" / TOOK, json.dumps([done.steps * batches.recipe.batch, done.seconds]))
         shown, lasted = _took(out / f"phase{number}", recipe, phase)
         seen, seconds = seen + shown, None if lasted is None or seconds is None else seconds + lasted
         previous = finished
-        ends.append(finished)
-    _hand_out(ends, recipe.average, final)
+    assert previous is not None
+    _hand_out(previous, final)
     plot_history(out)
     scans = len({(i.source, i.id) for i in (more if "refit_folds" in wanted else items)})
     record(out, scans=scans, scans_seen=seen, **facts_of_network(seconds))
@@ -338,52 +332,14 @@ def _phase_model(recipe: Recipe, phase: Phase, previous: Path | None) -> keras.M
     return model
 
 
-def _hand_out(ends: Sequence[Path], count: int, path: Path) -> None:
-    """Write the mean of the weights at the ends of the last ``count`` phases; sizes of canvas change no shape.
-
-    The optimizer's state, two thirds of a file, stays behind.
-    """
+def _hand_out(end: Path, path: Path) -> None:
+    """Write a phase's last weights without the optimizer's state, which is two thirds of the file."""
     import h5py
 
-    *others, last = ends[-count:]
-    with replacing(path) as part:
-        with h5py.File(last) as whole, h5py.File(part, "w") as kept:
-            kept.attrs.update(whole.attrs)
-            for name in whole.keys() - {"optimizer"}:
-                whole.copy(name, kept)
-        with ExitStack() as stack:
-            mean = stack.enter_context(h5py.File(part, "r+"))["layers"]
-            more = [stack.enter_context(h5py.File(end))["layers"] for end in others]
-
-            def average(name: str, node: Any) -> None:
-                if isinstance(node, h5py.Dataset) and np.issubdtype(node.dtype, np.floating):
-                    node[...] = np.mean([node[...], *(other[name][...] for other in more)], axis=0)
-
-            if more:
-                mean.visititems(average)
-
-
-def lendable(run: Path) -> Path | None:
-    """The weights of a run from before any phase that refits, or None while there are none."""
-    return next((run / name for name in (OUT_OF_FOLD, FINAL) if (run / name).is_file()), None)
-
-
-def _lent_encoder(run: Path, wanted: dict[str, Any], size: int) -> list[np.ndarray]:
-    """Weights of another run's encoder, as it was while it had seen nothing but the ``wanted`` folds and sources."""
-    weights = lendable(run)
-    if weights is None:
-        raise WeightsMissing(f"{run.name} lends its encoder; train it first with 'neurovision train {run.name}'.")
-    described = json.loads((run / "run.json").read_text())
-    for key in ("folds", "sources"):  # other folds would leak, other sources would bring their terms along
-        if more := sorted(set(described[key]) - set(wanted[key])):
-            raise DataError(
-                f"{run.name} lends its encoder, which was trained on {key} {', '.join(map(str, more))} too; this run is "
-                f"to see {', '.join(map(str, wanted[key]))} only."
-            )
-    keras.utils.clear_session()
-    donor = build(run.name, (size, size, 1), **described["recipe"]["config"] | {"encoder_weights": None})
-    donor.load_weights(weights)
-    return donor.get_layer("encoder").get_weights()
+    with replacing(path) as part, h5py.File(end) as whole, h5py.File(part, "w") as kept:
+        kept.attrs.update(whole.attrs)
+        for name in whole.keys() - {"optimizer"}:
+            whole.copy(name, kept)
 
 
 def _validation(items: list[Item], size: int, cache: Path, task: str) -> tuple[np.ndarray, np.ndarray]:

@@ -388,9 +388,7 @@ def _differing(before: dict[str, Any], wanted: dict[str, Any], begun: int | None
     for key in wanted:
         if key == "recipe":
             old, new = (dict(d["recipe"]) for d in (before, wanted))
-            phases = [(r.pop("phases", None) or [])[:begun] for r in (old, new)]
-            if begun is not None:
-                new.pop("average", None)
+            phases = [[_said(p) for p in (r.pop("phases", None) or [])[:begun]] for r in (old, new)]
             if phases[0] != phases[1] or any(old[k] != v for k, v in new.items() if k in old):
                 found.append("recipe")
         elif key == "refit_folds":
@@ -398,6 +396,11 @@ def _differing(before: dict[str, Any], wanted: dict[str, Any], begun: int | None
         elif key in before and before[key] != wanted[key]:
             found.append(key.replace("_", " "))
     return found
+
+
+def _said(phase: dict[str, Any]) -> dict[str, Any]:
+    """A phase without what it leaves to the recipe, which an older version did not record."""
+    return {k: v for k, v in phase.items() if v is not None}
 
 
 @contextmanager

@@ -30,6 +30,8 @@ class Phase:
         refit: Trained on the vote's fold too. The vote is fitted on what the weights before such phases say of that
             fold, which they have not seen; what is shipped has then learned from it as well.
         seconds: A time budget in the place of ``epochs``; see ``trainer.Plan``.
+        augment: Strength of augmentation, where it is not the recipe's: a mild last stretch learns scans as they come.
+        randomize: Likewise, of the recipe's ``randomize``.
     """
 
     size: int
@@ -39,6 +41,8 @@ class Phase:
     batch: int | None = None
     refit: bool = False
     seconds: float | None = None
+    augment: float | None = None
+    randomize: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,6 @@ class Recipe:
         augment: Strength of augmentation.
         randomize: Share of scans whose contrast is redrawn and whose skull may be taken off; see ``augment``.
         task: ``"segment"``, or ``"type"``: which tumor the whole slice shows, if any.
-        start: Another segmenter of the same encoder whose finished run lends its encoder, as it was before any phase
-            that refits; ``""`` for none. The decoder starts anew.
-        average: What is handed out is the mean of the weights at the ends of so many last phases (Izmailov 2018, arXiv
-            1803.05407, over the ends of cosine cycles; running statistics are averaged as well, not taken anew). Of
-            those that refit and those before, each have a mean of their own.
         limit: At most about so many scans of each data set; None takes all.
         trial: Shortened by a caller: what it trains never takes the place of whole weights.
         dtype: ``"float32"``, or ``"mixed_bfloat16"``: layers compute in bfloat16, weights are kept in float32.
@@ -101,8 +100,6 @@ class Recipe:
     augment: float = 1.0
     randomize: float = 0.4
     task: Literal["segment", "type"] = "segment"
-    start: str = ""
-    average: int = 1
     own: float = 0.5
     limit: int | None = None
     trial: bool = False
@@ -110,8 +107,13 @@ class Recipe:
 
     @property
     def pretrained(self) -> bool:
-        """Whether its encoder starts from ImageNet or from another run."""
-        return bool(self.config.get("encoder_weights") or self.start)
+        """Whether its encoder starts from ImageNet."""
+        return bool(self.config.get("encoder_weights"))
+
+    def during(self, phase: Phase) -> Recipe:
+        """The same with what a phase says otherwise."""
+        said = {k: getattr(phase, k) for k in ("batch", "augment", "randomize")}
+        return replace(self, **{k: v for k, v in said.items() if v is not None})
 
     def by_clock(
         self, seconds: float, size: int | None = None, batch: int | None = None, dtype: str = "float32"
@@ -133,7 +135,7 @@ class Recipe:
             Phase(size or last.size, 0, rate, last.freeze, refit=refit, seconds=round(seconds * share, 1))
             for refit, rate, share in ((False, peak, 1 - REFIT), (True, peak / 2, REFIT))
         )
-        chosen = replace(self, phases=phases, batch=batch or self.batch, dtype=dtype, average=1)
+        chosen = replace(self, phases=phases, batch=batch or self.batch, dtype=dtype)
         return replace(chosen, schedule="cosine", warmup=WARMUP)
 
     def shortened(
