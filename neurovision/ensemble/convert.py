@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def convert(manifest: Networks, folder: Path) -> None:
     """Write the graph and its constants, the same for every processor, into an empty folder.
 
-    The graph takes float32 ``(N, size, size, 1)`` and gives float32 ``(N, M * 5, size, size)``: softmax over five
+    The graph takes float32 ``(N, size, size, 1)`` and gives float32 ``(N, M * K, size, size)``: softmax over K
     planes a member. Planes are the processor's own layout here, so nothing is transposed on the way.
     """
     import keras
