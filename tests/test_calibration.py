@@ -103,6 +103,28 @@ def test_quality_features_by_hand():
     assert found["log_area"] == pytest.approx(np.log1p(400)) and found["members_positive"] == 0.5
 
 
+def test_the_threshold_is_chosen_on_patients_that_the_verdict_has_not_seen():
+    """What was learned by heart counts for nothing: of noise nothing can be told, however well it is fitted."""
+    from dataclasses import replace
+
+    from neurovision.ensemble.verdict import FEATURES
+    from neurovision.training.stack import _fit_verdict
+
+    rng = np.random.default_rng(1)
+    items = [replace(item("lgg", k, "FLAIR", f"p{k // 2}"), label="none" if k % 2 else "glioma") for k in range(40)]
+    truth = np.array([i.tumor for i in items])
+    noise = rng.normal(0, 1, (40, len(FEATURES)))
+    verdict, unseen = _fit_verdict(noise, items)
+    z = (noise - np.array(verdict.mean)) / np.array(verdict.scale)
+    seen = z @ np.array(verdict.coefficients) > -verdict.intercept
+    assert (seen == truth).mean() > ((unseen > 0.5) == truth).mean() + 0.1
+    told = unseen >= verdict.threshold
+    assert verdict.fitted.sensitivity == pytest.approx(told[truth].mean())
+    assert verdict.fitted.false_alarms == pytest.approx(told[~truth].mean())
+    shown, _ = _fit_verdict(noise + 9 * truth[:, None], items)
+    assert shown.fitted.sensitivity >= 0.95 and shown.fitted.false_alarms == 0  # the plateau's middle may miss one
+
+
 def test_the_borderline_holds_the_errors():
     verdict = VerdictModel(features=("a",), mean=(0.0,), scale=(1.0,), coefficients=(1.0,), intercept=0.0, threshold=0.5)
     chances = np.concatenate([np.linspace(0.001, 0.3, 400), np.linspace(0.45, 0.55, 40), np.linspace(0.7, 0.999, 400)])

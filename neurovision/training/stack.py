@@ -39,7 +39,7 @@ from neurovision.ensemble.manifest import (
     read_manifest,
 )
 from neurovision.ensemble.out_of_distribution import OutOfDistribution, score
-from neurovision.ensemble.verdict import FEATURES, pixel_types, tumor_probability, verdict_features
+from neurovision.ensemble.verdict import FEATURES, pixel_types, verdict_features
 from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Renamed, Voter
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import replacing, write
@@ -258,8 +258,9 @@ def stack(
     observed = observed_of(asked, lambda: engine, items, cache)
     vote = _fit_vote(observed.pixels, staging, len(names), classes)
     slices = _cross_fitted(observed, items, len(names))
-    verdict = replace(_fit_verdict(observed.slices, items), mask_share=best_share(slices) if slices else None)
-    promises = _promises(observed, items, slices, verdict)
+    verdict, unseen = _fit_verdict(observed.slices, items)
+    verdict = replace(verdict, mask_share=best_share(slices) if slices else None)
+    promises = _promises(unseen, items, slices, verdict)
     limits, seen, sequence = None, None, None
     if reader is not None and observed.answers is not None and observed.features is not None:
         verdict = replace(verdict, type_weight=_type_weight(observed.shares, observed.answers, items))
@@ -564,14 +565,20 @@ def _cross_fitted(observed: Observed, items: Sequence[Item], members: int) -> li
 
 
 def _promises(
-    observed: Observed, items: Sequence[Item], slices: Sequence[CrossFitted], verdict: VerdictModel
+    probabilities: np.ndarray, items: Sequence[Item], slices: Sequence[CrossFitted], verdict: VerdictModel
 ) -> dict[str, Any]:
-    """The manifest's sections on what a result promises; none where too few slices are at hand."""
+    """The manifest's sections on what a result promises; none where too few slices are at hand.
+
+    Args:
+        probabilities: The verdict's, of each item, cross-fitted.
+        items: Of the vote's fold.
+        slices: Cross-fitted votes on those with a tumor.
+        verdict: As fitted.
+    """
     if len(slices) < FEWEST or verdict.mask_share is None:
         return {}
     quality = fit_quality(slices, verdict.mask_share)
     truth, weights = _weighed(items)
-    probabilities = np.array([tumor_probability(row, verdict) for row in observed.slices])
     return {
         "quality": quality,
         "intervals": fit_intervals(slices, verdict.mask_share, quality),
@@ -634,14 +641,23 @@ def _weighed(items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
     return truth, weights
 
 
-def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> VerdictModel:
-    """Logistic regression on slices, and the threshold that costs least; see :func:`_weighed` and ALARM."""
+def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> tuple[VerdictModel, np.ndarray]:
+    """Logistic regression on slices, and the threshold that costs least; see :func:`_weighed` and ALARM.
+
+    The threshold is chosen on probabilities that were fitted without the slice's block of patients, which come along.
+    """
     from sklearn.linear_model import LogisticRegression
 
     truth, weights = _weighed(items)
     mean, scale = rows.mean(0), np.maximum(rows.std(0), 0.05)  # a feature that hardly varies must not decide
-    model = LogisticRegression(C=1.0).fit((rows - mean) / scale, truth, sample_weight=weights * len(items) / 2)
-    score = model.predict_proba((rows - mean) / scale)[:, 1]
+    z, counts = (rows - mean) / scale, weights * len(items) / 2
+    model = LogisticRegression(C=1.0).fit(z, truth, sample_weight=counts)
+    score, blocks = model.predict_proba(z)[:, 1], blocks_of(items)
+    for block in np.unique(blocks):
+        others = blocks != block
+        if len(np.unique(truth[others])) == 2:  # a handful of slices may leave nothing to compare with
+            part = LogisticRegression(C=1.0).fit(z[others], truth[others], sample_weight=counts[others])
+            score[~others] = part.predict_proba(z[~others])[:, 1]
     tried = np.unique(np.round(score, 3))
     sensitivity = np.array([weights[truth] @ (score[truth] >= t) for t in tried]) / weights[truth].sum()
     alarms = np.array([weights[~truth] @ (score[~truth] >= t) for t in tried]) / weights[~truth].sum()
@@ -649,7 +665,7 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> VerdictModel:
     plateau = np.flatnonzero(gain >= gain.max() - LEVEL_GROUND)
     best = int(plateau[len(plateau) // 2])  # the middle of what is as good as the best, so that chance decides less
     threshold = float(tried[best])
-    return VerdictModel(
+    fitted = VerdictModel(
         features=FEATURES[: rows.shape[1]],
         mean=tuple(mean.tolist()),
         scale=tuple(scale.tolist()),
@@ -660,6 +676,7 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> VerdictModel:
             scans=len(items), sensitivity=float(sensitivity[best]), false_alarms=min(1.0, float(alarms[best]))
         ),
     )
+    return fitted, score
 
 
 def _type_weight(shares: np.ndarray, answers: np.ndarray, items: Sequence[Item]) -> float:
