@@ -79,16 +79,16 @@ class Recipe:
     epoch_scans: int = 2200
     mix: dict[str, float] = field(
         default_factory=lambda: {
-            "figshare": 0.44,
-            "lgg_tumor": 0.15,
-            "lgg_tumor_t1": 0.03,
-            "lgg_tumor_t1c": 0.05,
-            "lgg_free": 0.09,
+            "figshare": 0.42,
+            "lgg_tumor": 0.19,
+            "lgg_tumor_t1": 0.02,
+            "lgg_tumor_t1c": 0.04,
+            "lgg_free": 0.10,
             "brats_tumor": 0.09,
             "brats_free": 0.02,
             "ms": 0.04,
             "healthy": 0.07,
-            "phantom": 0.02,
+            "phantom": 0.01,
         }
     )
     schedule: str = "plateau"
@@ -98,7 +98,7 @@ class Recipe:
     dice: float = 1.0
     kind: float = 0.3
     augment: float = 1.0
-    randomize: float = 0.4
+    randomize: float = 0.35
     task: Literal["segment", "type"] = "segment"
     own: float = 0.5
     limit: int | None = None
