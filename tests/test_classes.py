@@ -163,7 +163,7 @@ def tiny(name: str) -> Recipe:
     """What trains in seconds, and learns that a tumor is bright."""
     if name == "efficientnetlite0":
         phases, mix = (Phase(64, 1, 1e-3),), {"strange": 0.2, "phantom": 0.1}
-        return Recipe(name, {"answers": 5}, phases, batch=8, epoch_scans=32, mix=mix, task="type", own=0.7)
+        return Recipe(name, {"answers": 5}, phases, batch=8, epoch_scans=32, mix=mix, task="type", own=0.7, randomize=0.4)
     return Recipe(name, {"width": 4}, (Phase(64, 8, 4e-3),), batch=4, epoch_scans=64, schedule="cosine", warmup=0.1)
 
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from neurovision.classes import FIRST_TUMOR, SHIPPED
+from neurovision.classes import FIRST_TUMOR, HEAD, SHIPPED
 from neurovision.ensemble.features import PLANES, Scene, pixel_features
 from neurovision.ensemble.manifest import VerdictModel
 from neurovision.ensemble.pipeline import Analyzer
@@ -129,7 +129,7 @@ def test_dim_pixels_take_over_what_the_trees_add_around_them():
 
 @pytest.mark.slow
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
-    """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
+    """At most 5 labels in 10,000 change, air and head being one answer, no tumor; and tumors' Dice by less than 0.001."""
     from neurovision.ensemble.engine import classify_both_ways, predict_both_ways
     from neurovision.ensemble.features import label_map
     from neurovision.scan.prepare import label_grid
@@ -144,7 +144,7 @@ def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
         scenes = [Scene(standardize(canvas.pixels), canvas.head, answers)]
         voted = (analyzer.voter.vote_maps(softmax[:, None], scenes, everywhere=e)[0] for e in (False, True))
         fast, full = (label_map(probabilities).reshape(-1) for probabilities in voted)
-        changed.append((fast != full).mean())
+        changed.append((np.maximum(fast, HEAD.index) != np.maximum(full, HEAD.index)).mean())
         truth = label_grid(canvas, item.truth(), FIRST_TUMOR).reshape(-1) >= FIRST_TUMOR
         if truth.any():
             dice = [2 * ((m >= FIRST_TUMOR) & truth).sum() / ((m >= FIRST_TUMOR).sum() + truth.sum()) for m in (fast, full)]
