@@ -31,8 +31,8 @@ from neurovision.training.calibrate import (
 from neurovision.training.dataset import Item
 
 
-def item(source: str, k: int, sequence: str | None = None, patient: str | None = None) -> Item:
-    return Item(source, f"{k:04d}", Path("x.png"), Path("m.png"), "glioma", 3, patient, sequence)
+def item(source: str, k: int, sequence: str | None = None, patient: str | None = None, label: str = "glioma") -> Item:
+    return Item(source, f"{k:04d}", Path("x.png"), Path("m.png"), label, 3, patient, sequence)
 
 
 def slices(count: int, rng: np.random.Generator, source: str = "figshare", sequence: str = "T1c") -> list[CrossFitted]:
@@ -55,6 +55,14 @@ def test_patients_stand_in_one_block_and_names_in_order():
     for patient in range(7):
         assert len({blocks[k] for k in range(70) if k % 7 == patient}) == 1
     assert blocks[70:].tolist() == sorted(blocks[70:]) and np.bincount(blocks[70:]).tolist() == [10, 10, 10, 10]
+
+
+def test_every_block_holds_every_type():
+    """Names follow the types, as figshare's do: a vote without a block must still have seen all of them."""
+    labels = ["meningioma"] * 24 + ["glioma"] * 40 + ["pituitary"] * 36
+    blocks = blocks_of([item("figshare", k, label=label) for k, label in enumerate(labels)])
+    counts = [np.bincount(blocks[np.array(labels) == label]).tolist() for label in ("meningioma", "glioma", "pituitary")]
+    assert counts == [[6] * 4, [10] * 4, [9] * 4]
 
 
 def test_intervals_cover_what_they_promise_and_grow_with_doubt():

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from neurovision.classes import FIRST_TUMOR, HEAD, SHIPPED
+from neurovision.classes import FIRST_TUMOR, SHIPPED
 from neurovision.ensemble.features import PLANES, Scene, pixel_features
 from neurovision.ensemble.manifest import VerdictModel
 from neurovision.ensemble.pipeline import Analyzer
@@ -39,9 +39,10 @@ def test_vote_is_the_mean_by_class():
 @pytest.mark.parametrize(
     ("mean", "skips"),
     [
-        ([0.96, 0.032, 0.004, 0.003, 0.001], True),  # air, and hardly any tumor
-        ([0.03, 0.962, 0.003, 0.003, 0.002], True),  # head
-        ([0.02, 0.965, 0.005, 0.005, 0.005], False),  # head, but tumors of three kinds add up
+        ([0.996, 0.003, 0.001, 0, 0], True),  # air
+        ([0.001, 0.996, 0.001, 0.001, 0.001], True),  # head
+        ([0, 0.991, 0.003, 0.003, 0.003], False),  # head, but tumors of three kinds add up
+        ([0.02, 0.98, 0, 0, 0], False),  # hardly in doubt, but trees know the head's edge better
         ([0.49, 0.5, 0.01, 0, 0], False),  # air or head?
         ([0, 0.02, 0.98, 0, 0], True),  # a strong tumor
         ([0, 0.08, 0.92, 0, 0], False),  # not strong enough: trees with context may know better
@@ -129,7 +130,7 @@ def test_dim_pixels_take_over_what_the_trees_add_around_them():
 
 @pytest.mark.slow
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
-    """At most 5 labels in 10,000 change, air and head being one answer, no tumor; and tumors' Dice by less than 0.001."""
+    """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
     from neurovision.ensemble.engine import classify_both_ways, predict_both_ways
     from neurovision.ensemble.features import label_map
     from neurovision.scan.prepare import label_grid
@@ -144,7 +145,7 @@ def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
         scenes = [Scene(standardize(canvas.pixels), canvas.head, answers)]
         voted = (analyzer.voter.vote_maps(softmax[:, None], scenes, everywhere=e)[0] for e in (False, True))
         fast, full = (label_map(probabilities).reshape(-1) for probabilities in voted)
-        changed.append((np.maximum(fast, HEAD.index) != np.maximum(full, HEAD.index)).mean())
+        changed.append((fast != full).mean())
         truth = label_grid(canvas, item.truth(), FIRST_TUMOR).reshape(-1) >= FIRST_TUMOR
         if truth.any():
             dice = [2 * ((m >= FIRST_TUMOR) & truth).sum() / ((m >= FIRST_TUMOR).sum() + truth.sum()) for m in (fast, full)]

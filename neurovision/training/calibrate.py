@@ -28,12 +28,15 @@ WRONG = 0.01  # of the others, at most, if that can be reached
 def blocks_of(items: Sequence[Item], count: int = BLOCKS) -> np.ndarray:
     """Share out the items of one fold so that a patient stands in one block: int ``(N,)`` in ``0 .. count - 1``.
 
-    Where a data set names no patients its scans are cut in the order of their names, which in figshare is the order of the
-    patients: at most ``count - 1`` of them stand in two blocks.
+    Where a data set names no patients, the scans of each type are cut in the order of their names, which in figshare is the
+    order of the patients: at most ``count - 1`` patients of a type stand in two blocks. Cutting all types at once would
+    leave blocks that hold the only scans of a type, and a vote fitted without one of them would never have seen it.
     """
     found = np.empty(len(items), int)
-    for source in {i.source for i in items}:
-        places = [k for k, i in enumerate(items) if i.source == source]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for k, item in enumerate(items):
+        groups.setdefault((item.source, "" if item.patient else item.label), []).append(k)
+    for places in groups.values():
         names = sorted({items[k].patient or items[k].id for k in places})
         rank = {name: n * count // len(names) for n, name in enumerate(names)}
         for k in places:
