@@ -91,13 +91,14 @@ def test_a_volume_of_too_few_patients_gets_no_interval():
     assert volume_interval(10.0, known) == pytest.approx((5.0, 20.0))
 
 
-def test_the_share_serves_sources_alike():
-    def at(source: str, best: int) -> CrossFitted:
+def test_the_share_serves_most_slices():
+    def at(source: str, best: int, sequence: str | None = None) -> CrossFitted:
         dice = np.where(np.arange(len(SHARES)) == best, 1.0, 0.0)
-        return CrossFitted(item(source, 0), dice, np.zeros((len(SHARES), 6)), np.ones(len(SHARES)), 1)
+        return CrossFitted(item(source, 0, sequence), dice, np.zeros((len(SHARES), 6)), np.ones(len(SHARES)), 1)
 
-    many = [at("figshare", 2)] * 9 + [at("lgg", 5)] + [at("brats", 5)]
-    assert best_share(many) == SHARES[5]
+    few = [at("lgg", 5, "FLAIR"), at("brats", 5, "T2")]
+    assert best_share([at("figshare", 2)] * 9 + few) == SHARES[2]
+    assert best_share([at("lgg", 2, "T1c")] * 9 + few) == SHARES[5]  # marked on FLAIR
 
 
 def test_quality_features_by_hand():

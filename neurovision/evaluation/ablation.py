@@ -158,19 +158,17 @@ def _dice(tumor: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def summarize(items: Sequence[Item], lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Mean Dice by data set with intervals over patients, and the difference to the shipped vote.
 
-    A line's masks are cut at the share of a slice's peak that serves it best, as the shipped vote's are: data sets weigh
-    alike in that choice.
+    A line's masks are cut at the share of a slice's peak that serves it best, as the shipped vote's are; see
+    :func:`~neurovision.training.calibrate.best_share`.
     """
     sources = np.array([i.source for i in items])
     patients = [f"{i.source}/{i.patient or i.id}" for i in items]
     groups = {ALL: np.ones(len(items), bool), **{s: sources == s for s in dict.fromkeys(sources.tolist())}}
 
-    def best(line: Line) -> int:
-        return int(np.mean([line.dice[inside].mean(0) for s, inside in groups.items() if s != ALL], 0).argmax())
-
-    scores = {(line.name, line.crossed): line.dice[:, best(line)] for line in lines}
+    best = [int(line.dice.mean(0).argmax()) for line in lines]
+    scores = {(line.name, line.crossed): line.dice[:, at] for line, at in zip(lines, best, strict=True)}
     found = []
-    for line in lines:
+    for line, at in zip(lines, best, strict=True):
         own = scores[line.name, line.crossed]
         measured = {}
         for source, inside in groups.items():
@@ -179,7 +177,7 @@ def summarize(items: Sequence[Item], lines: Sequence[Line]) -> list[dict[str, An
                 "dice": mean_interval(own[inside], whose).to_json(),
                 **paired(own[inside], scores[SHIPPED][inside], whose).to_json(),
             }
-        found.append({"name": line.name, "cross_fitted": line.crossed, "share": SHARES[best(line)], "on": measured})
+        found.append({"name": line.name, "cross_fitted": line.crossed, "share": SHARES[at], "on": measured})
     return found
 
 
