@@ -150,6 +150,41 @@ def test_the_sequence_head_tells_or_says_other():
     centers = {"T1": [9, 0, 0], "T2": [0, 9, 0], "FLAIR": [0, 0, 9]}
     names = list(centers) * 60
     features = np.array([centers[n] for n in names]) + rng.normal(0, 1, (180, 3)) + 5
-    kernel, bias, sequences = fit_sequence(features, names)
+    kernel, bias, sequences = fit_sequence(features, names, np.ones(180))
     head = SequenceHead(kernel, bias, SequenceModel(file="s.safetensors", sha256="0" * 64, sequences=sequences, sure=0.5))
     assert head.tell(np.array([[14, 5, 5], [5, 14, 5], [5, 5, 14], [8, 8, 8]], float)) == ["T1", "T2", "FLAIR", OTHER]
+
+
+def test_two_sequences_are_told_apart_too():
+    names = ["T1", "T2"] * 60
+    features = np.random.default_rng(0).normal(0, 1, (120, 2)) + np.where(np.array(names)[:, None] == "T1", [4, 0], [0, 4])
+    kernel, bias, sequences = fit_sequence(features, names, np.ones(120))
+    head = SequenceHead(kernel, bias, SequenceModel(file="s.safetensors", sha256="0" * 64, sequences=sequences, sure=0.6))
+    assert head.tell(np.array([[4, 0], [0, 4], [2, 2]], float)) == ["T1", "T2", OTHER]
+
+
+def test_a_group_counts_with_the_root_of_its_size():
+    from neurovision.training.stack import _by_root
+
+    weights = _by_root(["large"] * 100 + ["small"] * 4)
+    assert weights[:100].sum() == pytest.approx(10) and weights[100:].sum() == pytest.approx(2)
+
+
+def test_few_slices_of_another_data_set_are_told_as_well():
+    """T1 looks otherwise there; counted one by one they would not be worth a bend to the regression."""
+    from neurovision.training.stack import _by_root
+
+    rng = np.random.default_rng(0)
+    many, few = ["a/T1"] * 900 + ["a/T2"] * 900, ["b/T1"] * 12
+    centers = {"a/T1": [2, 0], "a/T2": [-2, 0], "b/T1": [-2, 1.5]}
+    groups = many + few
+    features = np.array([centers[g] for g in groups]) + rng.normal(0, 0.8, (len(groups), 2))
+    told = [g.split("/")[1] for g in groups]
+
+    def right(weights: np.ndarray) -> float:
+        kernel, bias, sequences = fit_sequence(features, told, weights)
+        model = SequenceModel(file="s.safetensors", sha256="0" * 64, sequences=sequences, sure=0.5)
+        seen = np.array(centers["b/T1"]) + rng.normal(0, 0.8, (400, 2))
+        return float(np.mean([name == "T1" for name in SequenceHead(kernel, bias, model).tell(seen)]))
+
+    assert right(_by_root(groups)) > right(np.ones(len(groups))) + 0.15

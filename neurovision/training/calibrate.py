@@ -216,8 +216,15 @@ def fit_borderline(
     )  # fmt: skip
 
 
-def fit_sequence(features: np.ndarray, sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Softmax regression of the classifier's features ``(N, F)`` on the sequence, each weighing alike.
+def fit_sequence(
+    features: np.ndarray, sequences: Sequence[str], weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Softmax regression of the classifier's features ``(N, F)`` on the sequence.
+
+    Args:
+        features: Of scans that the classifier was trained on.
+        sequences: Of each.
+        weights: ``(N,)``, what each counts.
 
     Returns:
         Kernel ``(F, K)`` and bias ``(K,)`` on features as they are, and the sequences in that order.
@@ -225,6 +232,9 @@ def fit_sequence(features: np.ndarray, sequences: Sequence[str]) -> tuple[np.nda
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = features.mean(0), features.std(0) + 1e-3
-    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=300).fit((features - mean) / scale, sequences)
-    kernel = model.coef_.T / scale[:, None]
-    return kernel.astype(np.float32), (model.intercept_ - mean @ kernel).astype(np.float32), tuple(map(str, model.classes_))
+    model = LogisticRegression(C=0.1, max_iter=400)
+    model.fit((features - mean) / scale, sequences, sample_weight=weights / weights.mean())
+    kernel, bias = model.coef_.T / scale[:, None], model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn gives the log odds of the second alone
+        kernel, bias = (np.concatenate([-half, half], -1) / 2 for half in (kernel, bias))
+    return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32), tuple(map(str, model.classes_))
