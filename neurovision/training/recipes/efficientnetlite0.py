@@ -13,6 +13,7 @@ RECIPE = Recipe(
         Phase(160, 6, 5e-4, "depthwise"),
         Phase(192, 3, 4e-4, "depthwise", augment=0.7, randomize=0.25),
         Phase(192, 2, 3e-4, "depthwise", refit=True, augment=0.7, randomize=0.25),
+        Phase(192, 6, 4e-4, "depthwise", refit=True, augment=0.7, randomize=0.25),
     ),
     batch=16,
     epoch_scans=4000,

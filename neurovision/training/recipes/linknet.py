@@ -14,6 +14,7 @@ RECIPE = Recipe(
         Phase(160, 12, 6e-4, "depthwise"),
         Phase(192, 2, 3e-4, "depthwise"),
         Phase(192, 4, 4e-4, "depthwise", refit=True),
+        Phase(192, 10, 5e-4, "depthwise", refit=True),
     ),
     batch=8,
     schedule="cosine",

@@ -13,6 +13,8 @@ RECIPE = Recipe(
         Phase(160, 13, 8e-4),
         Phase(192, 2, 3e-4, augment=0.5, randomize=0.15),
         Phase(192, 4, 4e-4, refit=True, augment=0.5, randomize=0.15),
+        Phase(192, 6, 6e-4, refit=True),
+        Phase(192, 4, 3e-4, refit=True, augment=0.5, randomize=0.15),
     ),
     batch=8,
     schedule="cosine",

@@ -14,6 +14,8 @@ RECIPE = Recipe(
         Phase(160, 13, 6e-4, "depthwise"),
         Phase(192, 2, 3e-4, "depthwise", augment=0.5, randomize=0.15),
         Phase(192, 4, 4e-4, "depthwise", refit=True, augment=0.5, randomize=0.15),
+        Phase(192, 6, 5e-4, "depthwise", refit=True),
+        Phase(192, 4, 3e-4, "depthwise", refit=True, augment=0.5, randomize=0.15),
     ),
     batch=8,
     schedule="cosine",

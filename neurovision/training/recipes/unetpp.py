@@ -14,6 +14,7 @@ RECIPE = Recipe(
         Phase(160, 10, 6e-4, "depthwise"),
         Phase(192, 2, 3e-4, "depthwise"),
         Phase(192, 3, 4e-4, "depthwise", refit=True),
+        Phase(192, 10, 5e-4, "depthwise", refit=True),
     ),
     batch=8,
     schedule="cosine",
