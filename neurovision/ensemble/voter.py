@@ -9,25 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
-from neurovision.classes import BACKGROUND, FIRST_TUMOR, HEAD
+from neurovision.classes import BACKGROUND, HEAD
 from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.features import Scene, label_map, pixel_features
 from neurovision.ensemble.manifest import Manifest
 from neurovision.errors import WeightsTampered
 from neurovision.machine import cores
 
-# A pixel skips the trees where the members' mean gives air or head at least CLEAR, which leaves hardly anything to a tumor,
-# or one tumor at least STRONG. A small tumor may be faint to the members and yet be one to the trees, which is why CLEAR is
-# the stricter. Both were chosen on the vote's fold; a test on real scans holds how few labels they change.
-CLEAR, STRONG = 0.995, 0.97
-# Of the others, where the members' mean sees a tumor dimly, between FAINT and DIM, the trees are asked in every second row
-# and column only; what they add to the mean there is carried to the pixels between. Chosen on the vote's fold: no label of a
-# tumor changes.
-FAINT, DIM, STEP = 0.01, 0.2, 2
-BETWEEN = np.array([0.5, 1, 0.5], np.float32)  # linear interpolation over STEP
+# A pixel skips the trees where the members' mean gives one class at least this, unless the canvas takes for head what they
+# take for air, or the other way round. Chosen on the vote's fold; a test on real scans holds how few labels that changes.
+CLEAR = 0.97
 
 
 class Classifier(Protocol):
@@ -163,9 +156,8 @@ class Blend:
 class Voter:
     """The vote over whole pictures.
 
-    Pixels that the members' mean decides (see CLEAR) take it instead of asking the trees, and of the dim others every fourth
-    stands for its neighbors (see DIM); a test on real scans holds how few labels that changes. Those that are asked are
-    shared out evenly among the cores.
+    Pixels that the members' mean decides (see CLEAR) take it instead of asking the trees; a test on real scans holds how few
+    labels that changes. Those that are asked are shared out evenly among the cores.
     """
 
     def __init__(self, classifier: ManualVotingClassifier, context: bool = False) -> None:
@@ -206,16 +198,13 @@ class Voter:
             float32 ``(N, H, W, K)``.
         """
         mean = softmax.mean(0)
-        wanted = np.ones(mean.shape[:-1], bool) if everywhere else ~decided(mean)
-        asked = wanted if everywhere else np.stack([thinned(*pair) for pair in zip(wanted, mean, strict=True)])
+        heads = np.stack([s.head for s in scenes]) if self.context and scenes is not None else None
+        asked = np.ones(mean.shape[:-1], bool) if everywhere else ~decided(mean, heads)
         slices = [n for n, where in enumerate(asked) if where.any()]
         if slices:
             seen = [scenes[n] if self.context and scenes is not None else None for n in slices]
             rows = [pixel_features(softmax[:, n], asked[n], s) for n, s in zip(slices, seen, strict=True)]
-            said = self._ask(np.concatenate(rows))
-            ends = np.cumsum([len(part) for part in rows])[:-1]
-            for n, answers in zip(slices, np.split(said, ends), strict=True):
-                carry(mean[n], wanted[n], asked[n], answers)
+            mean[asked] = self._ask(np.concatenate(rows))
         return mean
 
     def _ask(self, features: np.ndarray) -> np.ndarray:
@@ -229,51 +218,21 @@ def blend(manifest: Manifest) -> list[Blend]:
     return [Blend(manifest.vote.members, len(manifest.classes))] if manifest.vote.members else []
 
 
-def thinned(wanted: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Which of the wanted pixels ``(H, W)`` are asked, by the members' mean ``(H, W, K)``; see DIM.
-
-    A pixel that has none of those near is asked as well.
-    """
-    tumor = mean[..., FIRST_TUMOR:].sum(-1)
-    asked = wanted & ((tumor <= FAINT) | (tumor > DIM))
-    asked[::STEP, ::STEP] = wanted[::STEP, ::STEP]
-    return np.asarray(asked | wanted & (_between(asked.astype(np.float32)) == 0))
-
-
-def carry(mean: np.ndarray, wanted: np.ndarray, asked: np.ndarray, said: np.ndarray) -> None:
-    """Put in place what the trees say, and between those pixels what they add to the members' mean there.
-
-    Args:
-        mean: float32 ``(H, W, K)``, the members' mean; changed in place.
-        wanted: bool ``(H, W)``, the pixels that are to change.
-        asked: bool ``(H, W)``, those of them that the trees were asked about.
-        said: float32 ``(P, K)``, their answers.
-    """
-    if (others := wanted & ~asked).any():
-        added = np.zeros(mean.shape, np.float32)
-        added[asked] = said - mean[asked]
-        near = _between(asked.astype(np.float32))[others]
-        found = np.clip(mean[others] + _between(added)[others] / near[:, None], 0, None)
-        mean[others] = found / found.sum(1, keepdims=True)
-    mean[asked] = said
-
-
-def _between(planes: np.ndarray) -> np.ndarray:
-    return cv2.sepFilter2D(planes, -1, BETWEEN, BETWEEN, borderType=cv2.BORDER_CONSTANT)
-
-
-def decided(mean: np.ndarray) -> np.ndarray:
+def decided(mean: np.ndarray, heads: np.ndarray | None = None) -> np.ndarray:
     """Where the members' mean says enough.
 
     Args:
         mean: float32 ``(..., K)``.
+        heads: bool ``(...)``, which pixels the canvas takes for head; None where the trees do not see that.
 
     Returns:
         bool ``(...)``.
     """
-    limits = {BACKGROUND.index: CLEAR, HEAD.index: CLEAR}
-    planes = range(mean.shape[-1])  # one by one, as the engine lays them
-    return np.logical_or.reduce([mean[..., k] >= limits.get(k, STRONG) for k in planes])
+    clear = [mean[..., k] >= CLEAR for k in range(mean.shape[-1])]  # plane by plane, as the engine lays them
+    if heads is not None:
+        clear[BACKGROUND.index] &= ~heads
+        clear[HEAD.index] &= heads
+    return np.logical_or.reduce(clear)
 
 
 def load_forest(source: Path | bytes) -> Any:
