@@ -18,9 +18,10 @@ from neurovision.ensemble.manifest import Manifest
 from neurovision.errors import WeightsTampered
 from neurovision.machine import cores
 
-# A pixel skips the trees where the members' mean gives one class at least this, unless the canvas takes for head what they
-# take for air, or the other way round. Chosen on the vote's fold; a test on real scans holds how few labels that changes.
-CLEAR = 0.97
+# A pixel skips the trees where the members' mean gives a tumor at least STRONG, or air or head at least CLEAR and the canvas
+# takes it for the same. CLEAR is the stricter: a small tumor may be faint to the members and yet be one to the trees. Chosen
+# on the vote's fold; a test on real scans holds how few labels they change.
+CLEAR, STRONG = 0.99, 0.97
 
 
 class Classifier(Protocol):
@@ -228,11 +229,12 @@ def decided(mean: np.ndarray, heads: np.ndarray | None = None) -> np.ndarray:
     Returns:
         bool ``(...)``.
     """
-    clear = [mean[..., k] >= CLEAR for k in range(mean.shape[-1])]  # plane by plane, as the engine lays them
+    limits = {BACKGROUND.index: CLEAR, HEAD.index: CLEAR}
+    sure = [mean[..., k] >= limits.get(k, STRONG) for k in range(mean.shape[-1])]  # plane by plane, as the engine lays them
     if heads is not None:
-        clear[BACKGROUND.index] &= ~heads
-        clear[HEAD.index] &= heads
-    return np.logical_or.reduce(clear)
+        sure[BACKGROUND.index] &= ~heads
+        sure[HEAD.index] &= heads
+    return np.logical_or.reduce(sure)
 
 
 def load_forest(source: Path | bytes) -> Any:
