@@ -19,8 +19,8 @@ from neurovision.errors import WeightsTampered
 from neurovision.machine import cores
 
 # A pixel skips the trees where the members' mean gives a tumor at least STRONG, or air or head at least CLEAR and the canvas
-# takes it for the same. CLEAR is the stricter: a small tumor may be faint to the members and yet be one to the trees. Chosen
-# on the vote's fold; a test on real scans holds how few labels they change.
+# takes it for the same. CLEAR is the stricter: a small tumor may be faint to the members and yet be one to the trees. A test
+# on real scans holds how few labels they change.
 CLEAR, STRONG = 0.99, 0.97
 
 
@@ -199,12 +199,12 @@ class Voter:
             float32 ``(N, H, W, K)``.
         """
         mean = softmax.mean(0)
-        heads = np.stack([s.head for s in scenes]) if self.context and scenes is not None else None
+        seen = scenes if self.context else None
+        heads = None if seen is None else np.stack([s.head for s in seen])
         asked = np.ones(mean.shape[:-1], bool) if everywhere else ~decided(mean, heads)
         slices = [n for n, where in enumerate(asked) if where.any()]
         if slices:
-            seen = [scenes[n] if self.context and scenes is not None else None for n in slices]
-            rows = [pixel_features(softmax[:, n], asked[n], s) for n, s in zip(slices, seen, strict=True)]
+            rows = [pixel_features(softmax[:, n], asked[n], None if seen is None else seen[n]) for n in slices]
             mean[asked] = self._ask(np.concatenate(rows))
         return mean
 
