@@ -28,6 +28,25 @@ def processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+def accelerator() -> str | None:
+    """The name of the GPU that Keras' backend computes on; None where it computes on the processor."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        found = jax.devices()[0]
+        return None if found.platform == "cpu" else str(found.device_kind)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU")
+    return str(tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU")) if devices else None
+
+
 def room_for_workers(megabytes: int) -> int:
     """One process a processor, but no more of that size than half of the free memory has room for."""
     return max(1, min(cores(), psutil.virtual_memory().available // 1024**2 // 2 // megabytes))

@@ -45,7 +45,8 @@ def slices(count: int, rng: np.random.Generator, source: str = "figshare", seque
         area = max(1, round(truth * np.exp(rng.normal(0, 0.05 + 0.8 * (1 - peak)))))
         quality = np.tile([peak, 0.5, 0.5, 0.5, 5.0, 1.0], (len(SHARES), 1))
         of = item(source, k, sequence, f"p{k // 5}" if source == "lgg" else None)
-        found.append(CrossFitted(of, np.full(len(SHARES), dice), quality, np.full(len(SHARES), area), truth))
+        dices, areas = (np.full(len(SHARES), v) for v in (dice, area))
+        found.append(CrossFitted(of, k, np.ones(3) / 3, dices, quality, areas, truth))
     return found
 
 
@@ -94,11 +95,29 @@ def test_a_volume_of_too_few_patients_gets_no_interval():
 def test_the_share_serves_most_slices():
     def at(source: str, best: int, sequence: str | None = None) -> CrossFitted:
         dice = np.where(np.arange(len(SHARES)) == best, 1.0, 0.0)
-        return CrossFitted(item(source, 0, sequence), dice, np.zeros((len(SHARES), 6)), np.ones(len(SHARES)), 1)
+        of, ones = item(source, 0, sequence), np.ones(len(SHARES))
+        return CrossFitted(of, 0, np.ones(3) / 3, dice, np.zeros((len(SHARES), 6)), ones, 1)
 
     few = [at("lgg", 5, "FLAIR"), at("brats", 5, "T2")]
     assert best_share([at("figshare", 2)] * 9 + few) == SHARES[2]
     assert best_share([at("lgg", 2, "T1c")] * 9 + few) == SHARES[5]  # marked on FLAIR
+
+
+def test_the_classifier_counts_for_the_type_as_far_as_it_is_right():
+    """Against the types of cross-fitted votes, with which it is blended when a scan is read."""
+    from neurovision.training.stack import _type_weight
+
+    right, wrong = np.array([0.9, 0.05, 0.05]), np.array([0.05, 0.9, 0.05])
+
+    def weight(voted: list[np.ndarray], said: list[np.ndarray]) -> float:
+        zeros = np.zeros(len(SHARES))
+        found = [CrossFitted(item("figshare", k), k, v, zeros, zeros, zeros, 1) for k, v in enumerate(voted)]
+        return _type_weight(found, np.array([[0.1, *(0.8 * s), 0.1] for s in said]))
+
+    assert weight([right] * 4, [wrong] * 4) == 0.0
+    assert weight([wrong] * 4, [right] * 4) == 1.0
+    assert 0 < weight([right, right, wrong], [wrong, right, right]) < 1
+    assert weight([], []) == 0.0, "nothing to tell by"
 
 
 def test_quality_features_by_hand():

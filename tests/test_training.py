@@ -115,10 +115,10 @@ class TestLoss:
             assert float(AllowedCrossEntropy(0.0)(truth, said)) == pytest.approx(-np.log(share), rel=1e-5)
         assert [float(allowed_accuracy(np.eye(5)[[k]], said)[0]) for k in range(5)] == [0, 0, 0, 1, 0]
 
-    def test_fused_normalization_is_keras_normalization(self):
+    def test_fused_operations_is_keras_normalization(self):
         import keras
 
-        from neurovision.training.trainer import fused_normalization
+        from neurovision.training.trainer import fused_operations
 
         x = np.random.default_rng(0).normal(2, 3, (4, 8, 8, 3)).astype(np.float32)
         y = np.random.default_rng(1).normal(0, 1, x.shape).astype(np.float32)
@@ -129,7 +129,7 @@ class TestLoss:
             model = keras.Sequential([keras.Input(x.shape[1:]), layer])
             model.compile("sgd", "mse")
             if fused:
-                with fused_normalization():
+                with fused_operations():
                     loss = model.train_on_batch(x, y)
             else:
                 loss = model.train_on_batch(x, y)
@@ -547,8 +547,13 @@ class TestTraining:
             "unet": 120, "unetpp": 60, "linknet": 60, "unet_efficientnet": 60, "dgnet": 120, "efficientnetlite0": 60,
         }  # fmt: skip
         for r in recipes:
-            assert [(p.size, p.refit) for p in r.phases] == [(64, False), (64, True)] and r.batch == 32 and not r.trial
-            assert r.phases[0].seconds == pytest.approx(0.7 * seconds[r.name])
+            refit = [p.refit for p in r.phases]
+            assert refit == ([False, True] if r.name in ("linknet", "unetpp") else [False, False, True, True])
+            assert {p.size for p in r.phases} == {64} and r.batch == 32 and not r.trial
+            assert sum(p.seconds for p in r.phases if not p.refit) == pytest.approx(0.7 * seconds[r.name])
+            mild = [p for p in r.phases if p.augment is not None]
+            assert [p.refit for p in mild] == [False, True][: len(r.phases) // 2 * 2 if len(r.phases) > 2 else 0]
+            assert sum(p.seconds for p in mild) in (0, pytest.approx(0.25 * seconds[r.name]))
 
     def test_a_network_by_the_clock(self, folder, tmp_path, monkeypatch):
         """One second, in bfloat16: weights before and after the vote's fold, and what is said of them."""
@@ -568,6 +573,31 @@ class TestTraining:
         assert fit.train(recipe, folder, (1, 2), 3, tmp_path / "unet", verbose=0) == final
         with pytest.raises(DataError, match="finished with another recipe"):
             fit.train(self.recipe().by_clock(2.0, 32, 2), folder, (1, 2), 3, tmp_path / "unet", verbose=0)
+
+    def test_goes_on_from_a_finished_run(self, folder, tmp_path, monkeypatch):
+        """With the weights of before it refitted, and with what they had been shown."""
+        from neurovision.training import fit
+        from neurovision.training.recipes import Phase, Recipe
+
+        monkeypatch.setattr(fit, "PHANTOMS", 4)
+        phases = (Phase(32, 2, 1e-3), Phase(32, 1, 1e-3, refit=True))
+        recipe = Recipe("unet", {"width": 2}, phases, batch=4, epoch_scans=8, schedule="cosine")
+        first, on = tmp_path / "first" / "unet", tmp_path / "on" / "unet"
+        fit.train(recipe, folder, (1, 2), 3, first, verbose=0)
+        still = replace(recipe, phases=(Phase(32, 1, 0.0),))  # a rate of zero: what it starts from is what it ends with
+        final = fit.train(still, folder, (1, 2), 3, on, verbose=0, start=first)
+        assert np.array_equal(first_kernel(final), first_kernel(first / fit.OUT_OF_FOLD))
+        assert not np.array_equal(first_kernel(final), first_kernel(first / fit.FINAL))
+        assert json.loads((on / "run.json").read_text())["facts"]["scans_seen"] == 2 * 8 + 8
+        again = tmp_path / "again" / "unet"
+        fit.train(still, folder, (1, 2), 3, again, verbose=0, start=on)
+        assert json.loads((again / "run.json").read_text())["facts"]["scans_seen"] == 2 * 8 + 8 + 8
+        with pytest.raises(DataError, match="another from"):
+            fit.train(still, folder, (1, 2), 3, on, verbose=0)
+        with pytest.raises(DataError, match=r"saw the folds \[1, 2\], and this run is to see \[1\] only"):
+            fit.train(still, folder, (1,), 3, tmp_path / "less" / "unet", verbose=0, start=first)
+        with pytest.raises(DataError, match="holds no finished run to go on from"):
+            fit.train(still, folder, (1, 2), 3, tmp_path / "none" / "unet", verbose=0, start=tmp_path)
 
     def test_an_interrupted_training_ends_like_one_that_was_not(self, folder, tmp_path, monkeypatch):
         from neurovision.training import fit, trainer

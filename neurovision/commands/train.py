@@ -105,6 +105,10 @@ def train(
     dtype: Annotated[
         DtypeChoice, typer.Option(help="With --minutes: by itself bfloat16 on a GPU, float32 elsewhere.")
     ] = DtypeChoice.auto,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of finished runs: go on from their weights, those without the vote's fold."),
+    ] = None,
     seed: Seed = 1,
 ) -> None:
     """Train a network or all by their recipes; an interrupted run resumes.
@@ -115,10 +119,10 @@ def train(
     import logging
 
     from neurovision.errors import ModelError
+    from neurovision.machine import accelerator
     from neurovision.training.clock import by_clock, networks
     from neurovision.training.dataset import data_root, sources_in
     from neurovision.training.fit import train as run
-    from neurovision.training.provenance import accelerator
     from neurovision.training.recipes import published_recipe, recipe
 
     if (name is None) != every:
@@ -140,7 +144,8 @@ def train(
     verbose = 1 if sys.stderr.isatty() else 2
     for each in wanted:
         place = runs / each.name
-        print(run(each, root, list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted))
+        before = None if start is None else start / each.name
+        print(run(each, root, list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted, before))
 
 
 def stack(

@@ -20,7 +20,7 @@ from neurovision.ensemble.cache import kept, versions
 from neurovision.ensemble.manifest import Network, Networks
 from neurovision.ensemble.precision import precision_here
 from neurovision.errors import ModelError, WeightsTampered
-from neurovision.machine import cores
+from neurovision.machine import accelerator, cores
 
 if TYPE_CHECKING:
     import keras
@@ -368,6 +368,4 @@ def _classify(classifier: keras.Model | None, canvases: np.ndarray) -> tuple[np.
 
 def device() -> str:
     """``"GPU"`` or ``"CPU"``, whichever Keras computes on."""
-    import keras
-
-    return "GPU" if any("gpu" in d.lower() or "cuda" in d.lower() for d in keras.distribution.list_devices()) else "CPU"
+    return "GPU" if accelerator() else "CPU"

@@ -12,6 +12,7 @@ from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.calibration import QUALITY, expected_dice, quality_features
 from neurovision.ensemble.features import Scene, tumor_threshold
 from neurovision.ensemble.manifest import BorderlineRule, IntervalModel, QualityModel, VerdictModel
+from neurovision.ensemble.verdict import pixel_types
 from neurovision.ensemble.voter import Voter
 from neurovision.training.dataset import Item
 
@@ -50,6 +51,8 @@ class CrossFitted:
 
     Attributes:
         item: Which.
+        place: Its index among the fold's.
+        types: Share of each tumor type in the vote, ``(K - 2,)``.
         dice: Of the mask marked from each of SHARES.
         quality: Of :func:`~neurovision.ensemble.calibration.quality_features` at each of SHARES, ``(S, F)``.
         areas: Marked pixels at each of SHARES.
@@ -57,6 +60,8 @@ class CrossFitted:
     """
 
     item: Item
+    place: int
+    types: np.ndarray
     dice: np.ndarray
     quality: np.ndarray
     areas: np.ndarray
@@ -88,17 +93,20 @@ def cross_fitted(
             if items[k].mask is None or not items[k].tumor:
                 continue
             maps = softmax(k)
-            tumor = voter.vote_maps(maps[:, None], [scenes[k]])[0, ..., FIRST_TUMOR:].sum(-1)
-            found.append(_tried(items[k], tumor, maps[..., FIRST_TUMOR:].sum(-1) >= 0.5, labels[k] >= FIRST_TUMOR))
+            vote = voter.vote_maps(maps[:, None], [scenes[k]])[0]
+            found.append(_tried(items[k], k, vote, maps[..., FIRST_TUMOR:].sum(-1) >= 0.5, labels[k] >= FIRST_TUMOR))
     return found
 
 
-def _tried(item: Item, tumor: np.ndarray, members: np.ndarray, truth: np.ndarray) -> CrossFitted:
+def _tried(item: Item, place: int, vote: np.ndarray, members: np.ndarray, truth: np.ndarray) -> CrossFitted:
+    tumor = vote[..., FIRST_TUMOR:].sum(-1)
     masks = [tumor >= tumor_threshold(tumor, share) for share in SHARES]
     areas = np.array([int(m.sum()) for m in masks])
     overlap = np.array([int((m & truth).sum()) for m in masks])
     return CrossFitted(
         item,
+        place,
+        pixel_types(vote),
         2 * overlap / np.maximum(areas + truth.sum(), 1),
         np.stack([quality_features(tumor, m, members) for m in masks]),
         areas,

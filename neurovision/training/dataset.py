@@ -14,6 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from neurovision.classes import ANY_TUMOR, BACKGROUND, NO_TUMOR, SHIPPED, Classes
 from neurovision.errors import DataError, ScanError
 from neurovision.files import replacing
+from neurovision.machine import cores
 from neurovision.scan.images import read_image
 from neurovision.scan.prepare import label_grid, prepare
 
@@ -308,12 +310,18 @@ def _make_pack(items: Sequence[Item], size: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.float32, (len(items), size, size))
     labels = np.empty((len(items), size, size), np.uint8)
-    for k, item in enumerate(tqdm(items, desc=f"canvases {size}", unit="scan", disable=None)):
+
+    def make(k: int) -> None:
         try:
-            pixels[k], labels[k] = item.canvas(size)
+            pixels[k], labels[k] = items[k].canvas(size)
         except ScanError as e:  # a slice above the head, for one
-            log.warning("%s/%s is taken as an empty canvas: %s", item.source, item.id, e)
+            log.warning("%s/%s is taken as an empty canvas: %s", items[k].source, items[k].id, e)
             pixels[k], labels[k] = 0, BACKGROUND.index
+
+    with ThreadPoolExecutor(cores()) as threads:  # decoding lets other threads run
+        made = threads.map(make, range(len(items)))
+        for _ in tqdm(made, desc=f"canvases {size}", unit="scan", total=len(items), disable=None):
+            pass
     pixels.flush()
     with replacing(folder / "labels.npy") as part:  # last, so that a half-made pack is made again
         np.save(part, labels)

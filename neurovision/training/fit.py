@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from neurovision.classes import BACKGROUND, FIRST_TUMOR, SHIPPED, Classes
 from neurovision.classifiers import build as build_classifier
 from neurovision.errors import DataError
 from neurovision.files import replacing, write
-from neurovision.machine import cores
+from neurovision.machine import accelerator, cores
 from neurovision.scan.phantom import KINDS, phantom
 from neurovision.scan.prepare import label_grid, prepare, standardize
 from neurovision.segmenters import build
@@ -27,10 +28,10 @@ from neurovision.training.accepted import accepted_items
 from neurovision.training.augment import augment
 from neurovision.training.dataset import ACCEPTED, LGG_CHANNELS, SOURCES, Item, classes_of, load_index, pack, sources_in
 from neurovision.training.losses import AllowedCrossEntropy, CrossEntropyDice, TumorDice, allowed_accuracy
-from neurovision.training.provenance import accelerator, facts_of_network
+from neurovision.training.provenance import facts_of_network
 from neurovision.training.recipes import Phase, Recipe
 from neurovision.training.strange import like_ct, strange
-from neurovision.training.trainer import HISTORY, NONE, Fitted, Plan, fit, open_run, record, save_weights
+from neurovision.training.trainer import HISTORY, NONE, RUN, Fitted, Plan, fit, open_run, record, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +77,16 @@ def phantom_pack(size: int, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)  # every phase of every network asks for them
 def _phantoms(size: int, classes: Classes, count: int) -> tuple[np.ndarray, np.ndarray]:
     kinds = [kind for kind in KINDS if kind == "healthy" or kind in classes.by_key]
-    pixels = np.empty((count, size, size), np.float32)
-    labels = np.empty((count, size, size), np.uint8)
-    for k in range(count):
+
+    def drawn(k: int) -> tuple[np.ndarray, np.ndarray]:
         kind = kinds[k % len(kinds)]
         study, truth = phantom(kind, 1000 + k, sequence="FLAIR" if k % 3 == 0 else "T1")
         canvas = prepare(study.gray(), size)
-        pixels[k] = canvas.pixels
-        labels[k] = label_grid(canvas, truth >= FIRST_TUMOR, classes.index_of(kind))
-    return pixels, labels
+        return canvas.pixels, label_grid(canvas, truth >= FIRST_TUMOR, classes.index_of(kind))
+
+    with ThreadPoolExecutor(cores()) as threads:
+        pixels, labels = zip(*threads.map(drawn, range(count)), strict=True)
+    return np.stack(pixels), np.stack(labels)
 
 
 def allowed_types(labels: np.ndarray, group: str, count: int) -> np.ndarray:
@@ -131,7 +133,9 @@ class Batches(keras.utils.PyDataset):
         share = np.array([mix[g] for g in self.groups])
         self.share = share / share.sum()
         self.recipe, self.seed, self.epoch = recipe, seed, 0
-        self._threads = ThreadPoolExecutor(max(1, cores() - 1)) if accelerator() else None  # a CPU is busy with the network
+        # A CPU is busy with the network; beside PyTorch on a GPU, processes draw batches.
+        threaded = accelerator() is not None and keras.backend.backend() != "torch"
+        self._threads = ThreadPoolExecutor(max(1, cores() - 1)) if threaded else None
 
     def __len__(self) -> int:
         return max(1, self.recipe.epoch_scans // self.recipe.batch)
@@ -210,6 +214,7 @@ def train(
     seed: int = 1,
     verbose: int = 1,
     accepted: bool = False,
+    start: Path | None = None,
 ) -> Path:
     """Train one network, or resume an interrupted run.
 
@@ -224,13 +229,14 @@ def train(
         seed: Of initialization and sampling.
         verbose: Keras' verbosity.
         accepted: Also train on masks that people accepted; nothing is measured on them.
+        start: Folder of a finished run of the same network to go on from, with its weights of before it refitted.
 
     Returns:
         ``out / FINAL``, beside ``history.csv``, ``history.png``, ``run.json`` and, where a phase refits, OUT_OF_FOLD.
 
     Raises:
         DataError: The folds overlap, the data break a rule of :func:`load_index`, the folder holds a run with other
-            options.
+            options, or ``start`` no run that is finished and saw none but ``folds``.
     """
     if validation_fold in folds:
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
@@ -240,10 +246,17 @@ def train(
     final, refitted = out / FINAL, sorted([*folds, validation_fold])
     wanted: dict[str, Any] = {
         "recipe": asdict(recipe), "folds": list(folds), "validation_fold": validation_fold, "sources": list(sources),
-        "seed": seed, "accepted": accepted, "classes": classes.to_json(),
+        "seed": seed, "accepted": accepted, "classes": classes.to_json(), "from": None,
     }  # fmt: skip
     if any(p.refit for p in recipe.phases):
         wanted["refit_folds"] = refitted
+    previous: Path | None = None
+    seen = 0
+    seconds: float | None = 0.0  # None where a phase does not say what it took
+    if start is not None:
+        previous, seen, seconds = _start(start, folds)
+        digest = hashlib.sha256(previous.read_bytes()).hexdigest()
+        wanted["from"] = {"sha256": digest, "scans_seen": seen, "seconds": seconds}
     open_run(out, wanted, final.is_file())
     if final.is_file():
         log.info("%s is finished already.", out)
@@ -265,9 +278,6 @@ def train(
         items, more = ([i for i in some if group_of(i) != "unmarked"] for some in (items, more))
         checks = [i for i in checks if i.mask is not None]
     checks = checks[::4]
-    previous: Path | None = None
-    seen = 0
-    seconds: float | None = 0.0  # None where a phase does not say what it took
     for number, phase in enumerate(recipe.phases):
         finished = out / f"phase{number}.weights.h5"
         if phase.refit and not recipe.phases[number - 1].refit:
@@ -282,7 +292,7 @@ def train(
             done = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             save_weights(model, finished)
             write(out / f"phase{number}" / TOOK, json.dumps([done.steps * batches.recipe.batch, done.seconds]))
-        shown, lasted = _took(out / f"phase{number}", recipe, phase)
+        shown, lasted = _took(out / f"phase{number}", recipe.epoch_scans, phase)
         seen, seconds = seen + shown, None if lasted is None or seconds is None else seconds + lasted
         previous = finished
     assert previous is not None
@@ -295,10 +305,27 @@ def train(
     return final
 
 
-def _took(folder: Path, recipe: Recipe, phase: Phase) -> tuple[int, float | None]:
+def _start(run: Path, folds: Sequence[int]) -> tuple[Path, int, float | None]:
+    """Weights of a finished run that saw only ``folds``, the scans it had been shown by then, and the seconds if known."""
+    weights = next((run / name for name in (OUT_OF_FOLD, FINAL) if (run / name).is_file()), None)
+    if weights is None or not (run / RUN).is_file():
+        raise DataError(f"{run} holds no finished run to go on from; it needs {RUN} and {OUT_OF_FOLD} or {FINAL}.")
+    told = json.loads((run / RUN).read_text())
+    if not set(told["folds"]) <= set(folds):
+        raise DataError(f"{run} saw the folds {told['folds']}, and this run is to see {list(folds)} only; name other folds.")
+    before = told.get("from") or {"scans_seen": 0, "seconds": 0.0}
+    seen, seconds = before["scans_seen"], before["seconds"]
+    for number, phase in enumerate(Phase(**p) for p in told["recipe"]["phases"]):
+        if not phase.refit:
+            shown, lasted = _took(run / f"phase{number}", told["recipe"]["epoch_scans"], phase)
+            seen, seconds = seen + shown, None if lasted is None or seconds is None else seconds + lasted
+    return weights, seen, seconds
+
+
+def _took(folder: Path, epoch_scans: int, phase: Phase) -> tuple[int, float | None]:
     """Scans shown in a phase, and seconds; a phase that an older version trained ran all its epochs and kept no seconds."""
     if not (folder / TOOK).is_file():
-        return phase.epochs * recipe.epoch_scans, None
+        return phase.epochs * epoch_scans, None
     shown, took = json.loads((folder / TOOK).read_text())
     return int(shown), float(took)
 

@@ -86,7 +86,7 @@ class TumorDice(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add one batch."""
-        truth = ops.cast(ops.cast(y_true, "int32") >= FIRST_TUMOR, "float32")
+        truth = ops.cast(ops.cast(ops.convert_to_tensor(y_true), "int32") >= FIRST_TUMOR, "float32")
         found = ops.cast(ops.sum(y_pred[..., FIRST_TUMOR:], axis=-1) >= 0.5, "float32")
         self.overlap.assign_add(ops.sum(truth * found))
         self.total.assign_add(ops.sum(truth) + ops.sum(found))
@@ -124,4 +124,4 @@ class AllowedCrossEntropy(keras.losses.Loss):
 def allowed_accuracy(y_true: Any, y_pred: Any) -> Any:
     """Share of scans whose likeliest answer is an allowed one, by scan, ``(N,)``; arguments as of AllowedCrossEntropy."""
     best = ops.one_hot(ops.argmax(y_pred, axis=-1), y_pred.shape[-1])
-    return ops.sum(best * ops.cast(y_true, "float32"), axis=-1)
+    return ops.sum(best * ops.cast(ops.convert_to_tensor(y_true), "float32"), axis=-1)

@@ -11,7 +11,7 @@ from typing import Any
 from neurovision import __version__
 from neurovision.ensemble.cache import versions
 from neurovision.errors import DataError
-from neurovision.machine import processor
+from neurovision.machine import accelerator, processor
 
 ABOUT = "about.json"  # in a data set's folder: {"license": "..."}
 NOT_STATED = "not stated"
@@ -40,25 +40,6 @@ def facts(seconds: float | None) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "versions": {"neurovision": __version__, **found},
     }  # fmt: skip
-
-
-def accelerator() -> str | None:
-    """The name of the GPU that Keras' backend computes on; None where it computes on the processor."""
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        found = jax.devices()[0]
-        return None if found.platform == "cpu" else str(found.device_kind)
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    import tensorflow as tf
-
-    devices = tf.config.list_physical_devices("GPU")
-    return str(tf.config.experimental.get_device_details(devices[0]).get("device_name", "GPU")) if devices else None
 
 
 def facts_of_network(seconds: float | None) -> dict[str, Any]:

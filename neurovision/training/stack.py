@@ -39,7 +39,7 @@ from neurovision.ensemble.manifest import (
     read_manifest,
 )
 from neurovision.ensemble.out_of_distribution import OutOfDistribution, score
-from neurovision.ensemble.verdict import FEATURES, pixel_types, verdict_features
+from neurovision.ensemble.verdict import FEATURES, verdict_features
 from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Renamed, Voter
 from neurovision.errors import DataError, WeightsMissing
 from neurovision.files import replacing, write
@@ -191,7 +191,6 @@ class Observed:
         scenes: What the trees see of each slice beside the softmax.
         labels: uint8 ``(N, size, size)``, the truth.
         slices: The verdict's features of each slice, ``(N, V)``.
-        shares: Each slice's probabilities of the types, ``(N, K - 2)``.
         answers: The classifier's answers ``(N, K)``; None without one.
         features: The classifier's features ``(N, F)``; None without one.
     """
@@ -201,7 +200,6 @@ class Observed:
     scenes: Scenes
     labels: np.ndarray
     slices: np.ndarray
-    shares: np.ndarray
     answers: np.ndarray | None
     features: np.ndarray | None
 
@@ -263,7 +261,7 @@ def stack(
     promises = _promises(unseen, items, slices, verdict)
     limits, seen, sequence = None, None, None
     if reader is not None and observed.answers is not None and observed.features is not None:
-        verdict = replace(verdict, type_weight=_type_weight(observed.shares, observed.answers, items))
+        verdict = replace(verdict, type_weight=_type_weight(slices, observed.answers))
         seen = _seen(engine, data, reader, size, cache)
         limits = _limits(score(*seen, observed.answers, observed.features), items)
     networks = export_all(every, reader, size, staging, refitted=True)
@@ -368,10 +366,10 @@ def observed_of(networks: Networks, engine: Callable[[], Engine], items: Sequenc
             canvases, labels = pack(items, size, cache)
             softmax = np.load(cache / "softmax.npy", mmap_mode="r")
             scenes = Scenes(canvases, labels, answers)
-            return Observed(pixels, softmax, scenes, np.asarray(labels), found["slices"], found["shares"], answers, features)
+            return Observed(pixels, softmax, scenes, np.asarray(labels), found["slices"], answers, features)
     file.unlink(missing_ok=True)  # the softmax beside it is about to be replaced
     observed = observe(engine(), items, size, cache, networks.classifier is not None, networks.classes)
-    arrays = {**vars(observed.pixels), "slices": observed.slices, "shares": observed.shares}
+    arrays = {**vars(observed.pixels), "slices": observed.slices}
     optional = {"answers": observed.answers, "slice_features": observed.features}
     arrays |= {name: array for name, array in optional.items() if array is not None}
     with replacing(file) as part, part.open("wb") as stream:
@@ -386,7 +384,7 @@ def observe(
     pixels, labels = pack(items, size, cache)
     rng = np.random.default_rng(42)
     rows: list[tuple[np.ndarray, ...]] = []
-    slices, shares = [], []
+    slices = []
     answers, features = _classified(engine, pixels) if classifies else (None, None)
     scenes = Scenes(pixels, labels, answers)
     kept: np.ndarray | None = None
@@ -398,19 +396,15 @@ def observe(
         if not item.tumor or (item.mask is not None and item.typed):  # without mask or type pixels teach nothing
             rows.append(_sample(softmax, truth, scenes[k], rng, k))
         masks = softmax[..., FIRST_TUMOR:].sum(-1) >= 0.5
-        mean = softmax.mean(0)
-        found = mean[..., FIRST_TUMOR:].sum(-1)
+        found = softmax.mean(0)[..., FIRST_TUMOR:].sum(-1)
         said = None if answers is None else answers[k]
         slices.append(verdict_features(found, masks.sum((1, 2)), disagreement(masks), said))
-        shares.append(pixel_types(mean))
     phantoms, phantom_labels = (a[::5] for a in phantom_pack(size, classes))  # of every kind
     drawn = Scenes(phantoms, phantom_labels, _classified(engine, phantoms)[0] if classifies else None)
     for k, softmax in enumerate(_predictions(engine, phantoms)):
         rows.append(_sample(softmax, phantom_labels[k], drawn[k], rng, -1))
     sampled = Pixels(*(np.concatenate(part) for part in zip(*rows, strict=True)))
-    return Observed(
-        sampled, np.asarray(kept), scenes, np.asarray(labels), np.stack(slices), np.stack(shares), answers, features
-    )
+    return Observed(sampled, np.asarray(kept), scenes, np.asarray(labels), np.stack(slices), answers, features)
 
 
 def _fresh(folder: Path) -> Path:
@@ -682,17 +676,21 @@ def _fit_verdict(rows: np.ndarray, items: Sequence[Item]) -> tuple[VerdictModel,
     return fitted, score
 
 
-def _type_weight(shares: np.ndarray, answers: np.ndarray, items: Sequence[Item]) -> float:
-    """How much the classifier counts against the masks for the type: what gives typed tumors the least log loss."""
-    typed = np.array([i.typed for i in items])
-    right = np.array([i.tumor_index - FIRST_TUMOR if i.typed else 0 for i in items])
-    groups = np.array([f"{i.source}/{i.label}" for i in items])
-    weight = np.array([1 / (groups == g).sum() for g in groups]) * typed
-    given = (answers[:, 1:-1] + 1e-6) / (answers[:, 1:-1] + 1e-6).sum(1, keepdims=True)
+def _type_weight(slices: Sequence[CrossFitted], answers: np.ndarray) -> float:
+    """How much the classifier counts against the vote for the type: what gives typed tumors the least log loss."""
+    typed = [s for s in slices if s.item.typed]
+    if not typed:
+        return 0.0
+    right = np.array([s.item.tumor_index - FIRST_TUMOR for s in typed])
+    groups = np.array([f"{s.item.source}/{s.item.label}" for s in typed])
+    weight = np.array([1 / (groups == g).sum() for g in groups])
+    voted = np.stack([s.types for s in typed]) + 1e-6
+    given = answers[[s.place for s in typed]][:, 1:-1] + 1e-6
+    given /= given.sum(1, keepdims=True)
 
     def loss(w: float) -> float:
-        blend = (shares + 1e-6) ** (1 - w) * given**w
-        blend = blend / blend.sum(1, keepdims=True)
+        blend = voted ** (1 - w) * given**w
+        blend /= blend.sum(1, keepdims=True)
         return float(-(weight * np.log(blend[np.arange(len(blend)), right])).sum())
 
     return float(min(np.linspace(0, 1, 21), key=loss))

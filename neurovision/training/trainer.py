@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from neurovision.errors import DataError, ModelError
 from neurovision.files import replacing, write
+from neurovision.machine import accelerator, cores
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +102,10 @@ class Plan:
         kinds = {"adam": keras.optimizers.AdamW, "rmsprop": keras.optimizers.RMSprop, "sgd": keras.optimizers.SGD}
         if self.optimizer not in kinds:
             raise ModelError(f"An optimizer is one of {', '.join(OPTIMIZERS)}; received {self.optimizer!r}.")
-        return kinds[self.optimizer](self.rate(steps), weight_decay=self.weight_decay, clipnorm=self.clip)
+        built = kinds[self.optimizer](self.rate(steps), weight_decay=self.weight_decay, clipnorm=self.clip)
+        if self.clip and keras.backend.backend() == "torch":  # Keras clips hundreds of gradients one by one
+            setattr(built, "_clip_gradients", partial(_clipped, self.clip))  # noqa: B010 - see fused_operations
+        return built
 
 
 @dataclass(frozen=True)
@@ -171,9 +176,10 @@ def fit(
         if keeper.best_weights is not None:
             model.set_weights(keeper.best_weights)
         return keeper.fitted
-    with fused_normalization():
+    with fused_operations():
         model.fit(  # Keras would shuffle the batches, which are drawn at random already, by a state that is not kept
-            batches, shuffle=False, epochs=plan.epochs if plan.seconds is None else ENDLESS, initial_epoch=keeper.epoch,
+            _drawn_ahead(batches), shuffle=False, initial_epoch=keeper.epoch,
+            epochs=plan.epochs if plan.seconds is None else ENDLESS,
             validation_data=validation if plan.seconds is None else None, validation_batch_size=plan.validation_batch,
             class_weight=class_weight, callbacks=[*callbacks, keeper], verbose=verbose if plan.seconds is None else 0,
         )  # fmt: skip
@@ -403,33 +409,100 @@ def _said(phase: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in phase.items() if v is not None}
 
 
+def _drawn_ahead(batches: Any) -> Any:
+    """The same batches; beside PyTorch on a GPU, drawn by processes while the network, which Python drives, is trained."""
+    if keras.backend.backend() != "torch" or accelerator() is None:
+        return batches
+    import torch
+
+    torch.backends.cudnn.benchmark = True
+    return torch.utils.data.DataLoader(
+        _Placed(batches), batch_size=None, sampler=_Places(batches), num_workers=max(1, cores() - 1), prefetch_factor=4,
+        persistent_workers=True, worker_init_fn=_alone,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Epoch and index of the batches to draw, for PyTorch's loader."""
+
+    batches: Any
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.batches.epoch, index) for index in range(len(self.batches)))
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Batches by _Places: a process that draws does not learn of a new epoch otherwise."""
+
+    batches: Any
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        self.batches.epoch, index = place
+        return self.batches[index]
+
+
+def _alone(worker: int) -> None:
+    """OpenCV's threads do not survive in a process that was forked."""
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+def _clipped(largest: float, gradients: list[Any]) -> list[Any]:
+    """PyTorch's gradients, each of at most this norm, as ``clipnorm`` of Keras."""
+    import torch
+
+    norms = torch.stack(torch._foreach_norm(gradients))
+    return list(torch._foreach_mul(gradients, list((largest / norms.clamp(min=largest)).unbind())))
+
+
 @contextmanager
-def fused_normalization() -> Iterator[None]:
-    """Train batch normalization with TensorFlow's one fused operation; other backends are left alone.
+def fused_operations() -> Iterator[None]:
+    """Train batch normalization with TensorFlow's or PyTorch's one fused operation; JAX fuses by itself.
 
     Keras writes it out as a dozen elementary operations, which is a quarter of a training step on a CPU. The numbers
     are the same, but for the running variance, which the fused operation takes without bias: N / (N - 1) of Keras'.
     """
-    if keras.backend.backend() != "tensorflow":
+    backend = keras.backend.backend()
+    if backend == "jax":
         yield
         return
-    import tensorflow as tf
-
+    normalize = _normalized_by_tensorflow if backend == "tensorflow" else _normalized_by_torch
     plain = keras.layers.BatchNormalization.call
 
     def call(self: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not (training and self.trainable) or len(inputs.shape) != 4 or inputs.dtype != "float32":
-            return plain(self, inputs, training=training, mask=mask)
-        empty = tf.zeros([0])
-        normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=self.gamma, offset=self.beta, mean=empty, variance=empty, epsilon=self.epsilon
-        )
-        for running, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            running.assign(running * self.momentum + now * (1 - self.momentum))
-        return normalized
+        fused = training and self.trainable and len(inputs.shape) == 4 and (backend == "torch" or inputs.dtype == "float32")
+        return normalize(self, inputs) if fused else plain(self, inputs, training=training, mask=mask)
 
     setattr(keras.layers.BatchNormalization, "call", call)  # noqa: B010 - a method cannot be assigned to otherwise
     try:
         yield
     finally:
         setattr(keras.layers.BatchNormalization, "call", plain)  # noqa: B010
+
+
+def _normalized_by_tensorflow(layer: Any, inputs: Any) -> Any:
+    import tensorflow as tf
+
+    empty = tf.zeros([0])
+    normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=layer.gamma, offset=layer.beta, mean=empty, variance=empty, epsilon=layer.epsilon
+    )
+    for running, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        running.assign(running * layer.momentum + now * (1 - layer.momentum))
+    return normalized
+
+
+def _normalized_by_torch(layer: Any, inputs: Any) -> Any:
+    import torch
+
+    normalized = torch.nn.functional.batch_norm(
+        inputs.permute(0, 3, 1, 2), layer.moving_mean.value, layer.moving_variance.value, layer.gamma.value,
+        layer.beta.value, training=True, momentum=1 - layer.momentum, eps=layer.epsilon,
+    )  # fmt: skip
+    return normalized.permute(0, 2, 3, 1)

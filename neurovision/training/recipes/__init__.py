@@ -11,6 +11,9 @@ from neurovision.classes import FIRST_TUMOR, SHIPPED
 
 CLASSIFIER = "efficientnetlite0"  # the whole-slice classifier of the ensemble
 REFIT = 0.3  # of a network's time by the clock goes to what also trains on the vote's fold
+EPOCH_STEPS = 100  # at least, of an epoch by the clock; one takes seconds on a GPU, and nothing is validated after it
+MILD = 0.25  # of the time with and of the time without that fold goes to a mild end, where the recipe has one
+MILD_RATE = 0.4  # of the rate before
 WARMUP = 0.05  # of a time budget
 PRETRAINED = ("linknet", "unet_efficientnet", "deeplabv3plus")  # segmenters with an ImageNet encoder
 
@@ -118,10 +121,11 @@ class Recipe:
     def by_clock(
         self, seconds: float, size: int | None = None, batch: int | None = None, dtype: str = "float32"
     ) -> Recipe:
-        """The same for so many seconds, in two phases: without the vote's fold, then REFIT of the time with it.
+        """The same for so many seconds: without the vote's fold, then REFIT of the time with it.
 
         Both freeze what the recipe's last phase freezes. The first takes the highest rate that the recipe has under that,
-        the second half of it. No number makes it a trial.
+        the second half of it. Where the recipe's last phase has an augmentation of its own, MILD of each is trained with
+        that, at MILD_RATE of its rate. No number makes it a trial.
 
         Args:
             seconds: Of training, what compiles the first step included; reading and building come on top.
@@ -131,11 +135,16 @@ class Recipe:
         """
         last = self.phases[-1]
         peak = max(p.learning_rate for p in self.phases if p.freeze == last.freeze)
-        phases = tuple(
-            Phase(size or last.size, 0, rate, last.freeze, refit=refit, seconds=round(seconds * share, 1))
-            for refit, rate, share in ((False, peak, 1 - REFIT), (True, peak / 2, REFIT))
-        )
-        chosen = replace(self, phases=phases, batch=batch or self.batch, dtype=dtype)
+        end = 0.0 if last.augment is None and last.randomize is None else MILD
+        phases = []
+        for refit, rate, share in ((False, peak, 1 - REFIT), (True, peak / 2, REFIT)):
+            bulk, rest = (round(seconds * share * part, 1) for part in (1 - end, end))
+            phases.append(Phase(size or last.size, 0, rate, last.freeze, refit=refit, seconds=bulk))
+            if end:
+                mild = replace(phases[-1], augment=last.augment, randomize=last.randomize)
+                phases.append(replace(mild, learning_rate=rate * MILD_RATE, seconds=rest))
+        chosen = replace(self, phases=tuple(phases), batch=batch or self.batch, dtype=dtype)
+        chosen = replace(chosen, epoch_scans=max(self.epoch_scans, EPOCH_STEPS * chosen.batch))
         return replace(chosen, schedule="cosine", warmup=WARMUP)
 
     def shortened(
