@@ -19,6 +19,7 @@ from neurovision.ensemble.calibration import (
 )
 from neurovision.ensemble.manifest import IntervalModel, SequenceModel, VerdictModel
 from neurovision.training.calibrate import (
+    FEWEST_PATIENTS,
     SHARES,
     CrossFitted,
     best_share,
@@ -27,6 +28,7 @@ from neurovision.training.calibrate import (
     fit_intervals,
     fit_quality,
     fit_sequence,
+    telling,
 )
 from neurovision.training.dataset import Item
 
@@ -101,6 +103,15 @@ def test_the_share_serves_most_slices():
     few = [at("lgg", 5, "FLAIR"), at("brats", 5, "T2")]
     assert best_share([at("figshare", 2)] * 9 + few) == SHARES[2]
     assert best_share([at("lgg", 2, "T1c")] * 9 + few) == SHARES[5]  # marked on FLAIR
+    assert best_share([at("lgg", 2, "T1c")] * 9) == SHARES[2], "nothing else is there"
+
+
+def test_a_few_patients_of_a_data_set_do_not_decide():
+    some = [item("figshare", k) for k in range(3)]
+    lgg = [item("lgg", k, "FLAIR", f"p{k}") for k in range(FEWEST_PATIENTS)]
+    brats = [item("brats", k, "T2", f"q{k % 2}") for k in range(40)]
+    assert telling([*some, *lgg, *brats]).tolist() == [True] * 8 + [False] * 40
+    assert telling(brats).all(), "nothing else is there"
 
 
 def test_the_classifier_counts_for_the_type_as_far_as_it_is_right():

@@ -22,7 +22,7 @@ from neurovision.evaluation.report import figure, table
 from neurovision.evaluation.scores import mean_interval, paired
 from neurovision.evaluation.summary import data_title
 from neurovision.files import write
-from neurovision.training.calibrate import SHARES, blocks_of
+from neurovision.training.calibrate import SHARES, blocks_of, telling
 from neurovision.training.clock import voting
 from neurovision.training.dataset import Item
 from neurovision.training.recipes import CLASSIFIER
@@ -158,14 +158,15 @@ def _dice(tumor: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def summarize(items: Sequence[Item], lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Mean Dice by data set with intervals over patients, and the difference to the shipped vote.
 
-    A line's masks are cut at the share of a slice's peak that serves it best, as the shipped vote's are; see
-    :func:`~neurovision.training.calibrate.best_share`.
+    A line's masks are cut at the share of a slice's peak that serves it best, by the slices by which the shipped vote's share is
+    chosen; see :func:`~neurovision.training.calibrate.telling`.
     """
     sources = np.array([i.source for i in items])
     patients = [f"{i.source}/{i.patient or i.id}" for i in items]
     groups = {ALL: np.ones(len(items), bool), **{s: sources == s for s in dict.fromkeys(sources.tolist())}}
 
-    best = [int(line.dice.mean(0).argmax()) for line in lines]
+    kept = telling(items)
+    best = [int(line.dice[kept].mean(0).argmax()) for line in lines]
     scores = {(line.name, line.crossed): line.dice[:, at] for line, at in zip(lines, best, strict=True)}
     found = []
     for line, at in zip(lines, best, strict=True):

@@ -22,6 +22,7 @@ BLOCKS = 4
 SHARES = tuple(float(s) for s in np.linspace(0.3, 0.9, 13))
 LEVEL = 0.9  # of the intervals
 ENOUGH = 80  # slices of a sequence that earn it quantiles of its own
+FEWEST_PATIENTS = 5  # of a data set, where it says how many it has, to have a say in the share
 WIDEST = 0.10  # of scans may be borderline
 WRONG = 0.01  # of the others, at most, if that can be reached
 
@@ -115,12 +116,23 @@ def _tried(item: Item, place: int, vote: np.ndarray, members: np.ndarray, truth:
 
 
 def best_share(slices: Sequence[CrossFitted]) -> float:
-    """The share of a slice's peak from which pixels are marked: what gives the best mean Dice of slices.
+    """The share of a slice's peak from which pixels are marked: what gives the best mean Dice of :func:`telling` slices."""
+    kept = telling([s.item for s in slices])
+    return SHARES[int(np.mean([s.dice for s, tells in zip(slices, kept, strict=True) if tells], 0).argmax())]
 
-    Each slice counts the same. If data sets did, two patients of the smallest would decide for all.
+
+def telling(items: Sequence[Item]) -> np.ndarray:
+    """Which tumor slices the share is chosen by, bool ``(N,)``; each counts the same.
+
+    LGG's post-contrast ones do not, since their mask is FLAIR's, nor does a data set of fewer than FEWEST_PATIENTS: many slices
+    of two patients, on which every share does badly, would decide for all. Where that leaves none, all count.
     """
-    kept = [s.dice for s in slices if (s.item.source, s.item.sequence) != ("lgg", "T1c")]  # its mask is FLAIR's
-    return SHARES[int(np.mean(kept, 0).argmax())]
+    patients: dict[str, set[str | None]] = {}
+    for i in items:
+        patients.setdefault(i.source, set()).add(i.patient)
+    few = {source for source, names in patients.items() if None not in names and len(names) < FEWEST_PATIENTS}
+    found = np.array([i.source not in few and (i.source, i.sequence) != ("lgg", "T1c") for i in items], bool)
+    return found if found.any() else np.ones(len(items), bool)
 
 
 def fit_quality(slices: Sequence[CrossFitted], share: float) -> QualityModel:

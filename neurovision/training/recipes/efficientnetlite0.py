@@ -12,10 +12,8 @@ RECIPE = Recipe(
         Phase(160, 2, 5e-4, "depthwise"),
         Phase(160, 6, 5e-4, "depthwise"),
         Phase(192, 3, 4e-4, "depthwise", augment=0.7, randomize=0.25),
-        Phase(192, 0, 1e-3, "depthwise", batch=64, seconds=173.2),
-        Phase(192, 0, 4e-4, "depthwise", batch=64, seconds=57.8, augment=0.7, randomize=0.25),
-        Phase(192, 0, 5e-4, "depthwise", batch=64, seconds=74.2, refit=True),  # stopped after 17 s
-        Phase(192, 4, 4e-4, "depthwise", refit=True, augment=0.7, randomize=0.25),
+        Phase(192, 2, 3e-4, "depthwise", refit=True, augment=0.7, randomize=0.25),
+        Phase(192, 6, 4e-4, "depthwise", refit=True, augment=0.7, randomize=0.25),
     ),
     batch=16,
     epoch_scans=4000,
