@@ -158,8 +158,8 @@ def _dice(tumor: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def summarize(items: Sequence[Item], lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Mean Dice by data set with intervals over patients, and the difference to the shipped vote.
 
-    A line's masks are cut at the share of a slice's peak that serves it best, by the slices by which the shipped vote's share is
-    chosen; see :func:`~neurovision.training.calibrate.telling`.
+    A line's masks are cut at the share of a slice's peak that serves it best, by those slices by which the shipped vote's
+    share is chosen; see :func:`~neurovision.training.calibrate.telling`.
     """
     sources = np.array([i.source for i in items])
     patients = [f"{i.source}/{i.patient or i.id}" for i in items]

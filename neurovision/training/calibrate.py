@@ -124,8 +124,8 @@ def best_share(slices: Sequence[CrossFitted]) -> float:
 def telling(items: Sequence[Item]) -> np.ndarray:
     """Which tumor slices the share is chosen by, bool ``(N,)``; each counts the same.
 
-    LGG's post-contrast ones do not, since their mask is FLAIR's, nor does a data set of fewer than FEWEST_PATIENTS: many slices
-    of two patients, on which every share does badly, would decide for all. Where that leaves none, all count.
+    LGG's post-contrast ones do not, since their mask is FLAIR's, nor does a data set of fewer than FEWEST_PATIENTS: many
+    slices of two patients, on which every share does badly, would decide for all. Where that leaves none, all count.
     """
     patients: dict[str, set[str | None]] = {}
     for i in items:
