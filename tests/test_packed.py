@@ -69,6 +69,32 @@ def bare(code: str, backend: str, *arguments: Path) -> str:
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
+FUSED = """
+import keras
+import numpy as np
+from neurovision.training.trainer import Plan, fused_operations
+x = np.random.default_rng(0).normal(2, 3, (4, 8, 8, 3)).astype("float32")
+y = np.random.default_rng(1).normal(0, 50, x.shape).astype("float32")
+found = []
+for fused in (False, True):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Conv2D(3, 3, padding="same"), keras.layers.BatchNormalization(momentum=0.9)]
+    model = keras.Sequential([keras.Input(x.shape[1:]), *layers])
+    optimizer = Plan(1, 0.1, optimizer="sgd", clip=0.5).built_optimizer(1)
+    model.compile(optimizer if fused else keras.optimizers.SGD(0.1, clipnorm=0.5, weight_decay=0.0), "mse")
+    if fused:
+        with fused_operations():
+            model.train_on_batch(x, y)
+    else:
+        model.train_on_batch(x, y)
+    found.append(model.get_weights())
+count = x[..., 0].size
+found[0][-1] = 0.9 + (found[0][-1] - 0.9) * count / (count - 1)  # the fused variance is without bias
+for plain, quick in zip(*found, strict=True):
+    np.testing.assert_allclose(plain, quick, rtol=1e-4, atol=1e-5)
+print("alike")
+"""
+
 
 class TestPacked:
     def test_holds_what_the_folder_holds(self, folder, tmp_path):
@@ -129,3 +155,9 @@ class TestPacked:
         told = json.loads((final.parent / "run.json").read_text())
         assert final.is_file() and told["facts"]["backend"] == backend and told["facts"]["scans_seen"] >= 8
         assert not (final.parent / "history.png").exists(), "matplotlib is not there"
+
+    def test_steps_fused_for_pytorch_are_those_of_keras(self):
+        """Normalization, and gradients clipped one by one."""
+        if importlib.util.find_spec("torch") is None:
+            pytest.skip("torch is not installed")
+        assert bare(FUSED, "torch") == "alike\n"
