@@ -40,7 +40,7 @@ def fold():
     rows = [_sample(maps[k].astype(np.float32), labels[k], scenes[k], rng, k) for k in range(SLICES)]
     pixels = Pixels(*(np.concatenate(part) for part in zip(*rows, strict=True)))
     empty = np.zeros((SLICES, 0))
-    return Observed(pixels, maps, scenes, labels, empty, empty, None, None), items
+    return Observed(pixels, maps, scenes, labels, empty, None, None), items
 
 
 def test_every_way_is_measured_on_the_same_slices(fold, tmp_path):
