@@ -594,8 +594,13 @@ class TestTraining:
         assert json.loads((again / "run.json").read_text())["facts"]["scans_seen"] == 2 * 8 + 8 + 8
         with pytest.raises(DataError, match="another from"):
             fit.train(still, folder, (1, 2), 3, on, verbose=0)
-        with pytest.raises(DataError, match=r"saw the folds \[1, 2\], and this run is to see \[1\] only"):
+        with pytest.raises(DataError, match="saw the folds 1, 2; this run is to see 1 only"):
             fit.train(still, folder, (1,), 3, tmp_path / "less" / "unet", verbose=0, start=first)
+        with pytest.raises(DataError, match=r"saw the sources .*lgg.*; this run is to see figshare only"):
+            fit.train(still, folder, (1, 2), 3, tmp_path / "free" / "unet", ["figshare"], verbose=0, start=first)
+        wider = replace(still, config={"width": 4})
+        with pytest.raises(DataError, match="is another network, or tells other classes apart"):
+            fit.train(wider, folder, (1, 2), 3, tmp_path / "wide" / "unet", verbose=0, start=first)
         with pytest.raises(DataError, match="holds no finished run to go on from"):
             fit.train(still, folder, (1, 2), 3, tmp_path / "none" / "unet", verbose=0, start=tmp_path)
 

@@ -236,7 +236,7 @@ def train(
 
     Raises:
         DataError: The folds overlap, the data break a rule of :func:`load_index`, the folder holds a run with other
-            options, or ``start`` no run that is finished and saw none but ``folds``.
+            options, or ``start`` no finished run of this network that saw nothing but what this one may see.
     """
     if validation_fold in folds:
         raise DataError(f"Fold {validation_fold} is trained on and cannot validate; choose another.")
@@ -254,7 +254,7 @@ def train(
     seen = 0
     seconds: float | None = 0.0  # None where a phase does not say what it took
     if start is not None:
-        previous, seen, seconds = _start(start, folds)
+        previous, seen, seconds = _start(start, json.loads(json.dumps(wanted)))
         digest = hashlib.sha256(previous.read_bytes()).hexdigest()
         wanted["from"] = {"sha256": digest, "scans_seen": seen, "seconds": seconds}
     open_run(out, wanted, final.is_file())
@@ -305,14 +305,25 @@ def train(
     return final
 
 
-def _start(run: Path, folds: Sequence[int]) -> tuple[Path, int, float | None]:
-    """Weights of a finished run that saw only ``folds``, the scans it had been shown by then, and the seconds if known."""
+def _start(run: Path, wanted: dict[str, Any]) -> tuple[Path, int, float | None]:
+    """Weights of a finished run, the scans it had been shown by then, and the seconds if known.
+
+    It may have seen only what the new run, as RUN describes it, may see: the vote is fitted on other folds, and the terms
+    of every data set stay on the weights.
+    """
     weights = next((run / name for name in (OUT_OF_FOLD, FINAL) if (run / name).is_file()), None)
     if weights is None or not (run / RUN).is_file():
         raise DataError(f"{run} holds no finished run to go on from; it needs {RUN} and {OUT_OF_FOLD} or {FINAL}.")
     told = json.loads((run / RUN).read_text())
-    if not set(told["folds"]) <= set(folds):
-        raise DataError(f"{run} saw the folds {told['folds']}, and this run is to see {list(folds)} only; name other folds.")
+    for what in ("folds", "sources"):
+        if not set(told[what]) <= set(wanted[what]):
+            allowed = ", ".join(map(str, wanted[what]))
+            raise DataError(f"{run} saw the {what} {', '.join(map(str, told[what]))}; this run is to see {allowed} only.")
+    if told.get("accepted") and not wanted["accepted"]:
+        raise DataError(f"{run} was trained on accepted masks too; this run needs --accepted as well.")
+    config = [{k: v for k, v in r["recipe"]["config"].items() if k != "encoder_weights"} for r in (told, wanted)]
+    if config[0] != config[1] or told.get("classes", wanted["classes"]) != wanted["classes"]:
+        raise DataError(f"{run} is another network, or tells other classes apart; train this one without --from.")
     before = told.get("from") or {"scans_seen": 0, "seconds": 0.0}
     seen, seconds = before["scans_seen"], before["seconds"]
     for number, phase in enumerate(Phase(**p) for p in told["recipe"]["phases"]):
