@@ -696,6 +696,45 @@ class TestTraining:
         assert len(as_they_come) == 2 and all(np.abs(known - x).max((1, 2, 3)).min() < 1e-6 for x in as_they_come)
         assert min(np.abs(known - x).max((1, 2, 3)).min() for x in changed) > 1e-3
 
+    def test_a_phase_may_show_scans_closer(self):
+        """Enlarged, and with the tumor in the picture; a share of zero draws what was drawn before there was one."""
+        from neurovision.training.augment import augment
+
+        pixels = np.zeros((96, 96), np.float32)
+        labels = np.zeros((96, 96), np.uint8)
+        pixels[10:86, 14:82], labels[10:86, 14:82] = 0.4, 1
+        pixels[60:70, 20:32], labels[60:70, 20:32] = 0.9, 3
+        drawn = [[augment(pixels, labels, np.random.default_rng(k), 0.3, closer=c) for k in range(40)] for c in (0.0, 1.0)]
+        areas = [np.array([(y == 3).sum() for _, y in some]) for some in drawn]
+        assert 1.2**2 * 0.7 < np.median(areas[1]) / np.median(areas[0]) < 1.8**2 * 1.3 and areas[1].min() > 60
+        for x, y in drawn[1]:
+            assert x[y == 3].mean() > x[y == 1].mean() + 0.2
+        nothing = augment(pixels, labels, np.random.default_rng(1), 0.3)
+        assert np.array_equal(nothing[0], drawn[0][1][0]) and np.array_equal(nothing[1], drawn[0][1][1])
+        empty = np.zeros((96, 96), np.uint8)
+        assert augment(pixels, empty, np.random.default_rng(1), closer=1.0)[1].max() == 0
+
+    def test_a_phase_may_go_on_from_an_earlier_one(self, folder, tmp_path, monkeypatch):
+        """And counts the scans of those that it goes back to. What the vote is fitted on goes back to none of its fold."""
+        from neurovision.training import fit
+        from neurovision.training.clock import networks
+        from neurovision.training.recipes import Phase, Recipe, recipe
+
+        monkeypatch.setattr(fit, "PHANTOMS", 4)
+        phases = (Phase(32, 1, 1e-2), Phase(32, 1, 1e-2), Phase(32, 1, 0.0, refit=True, start=0))
+        branched = Recipe("unet", {"width": 2}, phases, batch=4, epoch_scans=8, schedule="cosine")
+        out = tmp_path / "unet"
+        final = fit.train(branched, folder, (1, 2), 3, out, verbose=0)
+        kernels = [first_kernel(out / f"phase{k}.weights.h5") for k in range(3)]
+        assert np.array_equal(first_kernel(final), kernels[0]) and not np.array_equal(kernels[0], kernels[1])
+        assert np.array_equal(first_kernel(out / fit.OUT_OF_FOLD), kernels[1])
+        assert json.loads((out / "run.json").read_text())["facts"]["scans_seen"] == 8 + 8
+        for wrong in ((Phase(32, 1, start=0),), (*phases, Phase(32, 1, start=2))):
+            with pytest.raises(ValueError, match="goes on from one that follows it or saw more than it may"):
+                replace(branched, phases=wrong)
+        for name in networks():  # what the vote is fitted on comes first
+            assert [p.refit for p in recipe(name).phases] == sorted(p.refit for p in recipe(name).phases)
+
     def test_the_plateau_schedule_keeps_the_best_epoch(self, folder, tmp_path):
         from neurovision.training.fit import train
         from neurovision.training.recipes import Phase, Recipe

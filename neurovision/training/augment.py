@@ -7,6 +7,7 @@ import numpy as np
 
 from neurovision.classes import BACKGROUND, FIRST_TUMOR
 
+CLOSER = (1.2, 1.8)  # so many times enlarged
 WITHOUT_SKULL = 0.35  # of the scans whose contrast is redrawn: skull and scalp are taken off
 
 
@@ -17,6 +18,7 @@ def augment(
     strength: float = 1.0,
     randomize: float = 0.0,
     skull: bool = True,
+    closer: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flip, rotate, zoom, shift, then bend intensities: contrast, gamma, bias field, low resolution, noise.
 
@@ -28,6 +30,7 @@ def augment(
         randomize: Share of canvases that become another sequence, see :func:`redraw_contrast`; some of them also lose
             skull and scalp, see :func:`without_skull`.
         skull: Whether the head still has its skull, which may then be taken off.
+        closer: Share of canvases that show a part of the head only, enlarged: as the networks' second look does.
 
     Returns:
         The same two, changed; labels in space only, but for the skull that becomes air.
@@ -42,7 +45,13 @@ def augment(
         pixels, labels = pixels[:, ::-1], labels[:, ::-1]
     angle = rng.normal(0, 10 * strength)
     zoom = float(np.exp(rng.uniform(-0.22, 0.18) * strength))
-    matrix = cv2.getRotationMatrix2D((size / 2 - 0.5, size / 2 - 0.5), angle, zoom)
+    middle = (size / 2 - 0.5, size / 2 - 0.5)
+    matrix = cv2.getRotationMatrix2D(middle, angle, zoom)
+    if closer and rng.random() < closer:
+        zoom = float(rng.uniform(*CLOSER))
+        place = _place(labels, zoom, rng)
+        matrix = cv2.getRotationMatrix2D(place, angle, zoom)
+        matrix[:, 2] += np.subtract(middle, place)
     matrix[:, 2] += rng.uniform(-0.06, 0.06, 2) * size * strength
     matrix[0, 1] += rng.normal(0, 0.04) * strength  # shear
     pixels = cv2.warpAffine(np.ascontiguousarray(pixels), matrix, (size, size), flags=cv2.INTER_LINEAR)
@@ -61,6 +70,21 @@ def augment(
     if rng.random() < 0.2:
         pixels = pixels + rng.normal(0, rng.uniform(0.005, 0.08) * strength, pixels.shape).astype(np.float32)
     return np.clip(pixels, 0, 1).astype(np.float32), labels
+
+
+def _place(labels: np.ndarray, zoom: float, rng: np.random.Generator) -> tuple[float, float]:
+    """What an enlarged canvas is centered at, x and y: about a tumor, or anywhere in the head; never beyond the canvas."""
+    size = labels.shape[0]
+    tumor = np.argwhere(labels >= FIRST_TUMOR)
+    inside = tumor if len(tumor) else np.argwhere(labels != BACKGROUND.index)
+    if not len(inside):
+        return size / 2 - 0.5, size / 2 - 0.5
+    place = inside[rng.integers(len(inside))].astype(float)
+    if len(tumor):
+        place = (place + tumor.mean(0)) / 2
+    half = size / 2 / zoom
+    row, column = np.clip(place + rng.normal(0, 0.03 * size, 2), half - 0.5, size - 0.5 - half)
+    return float(column), float(row)
 
 
 def redraw_contrast(pixels: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -147,7 +147,7 @@ class Batches(keras.utils.PyDataset):
             rng = np.random.default_rng([self.seed, self.epoch, index, place])
             pixels, labels = self.groups[names[which]]
             skull = not names[which].startswith("brats")
-            x, y = augment(pixels[k], labels[k], rng, self.recipe.augment, self.recipe.randomize, skull)
+            x, y = augment(pixels[k], labels[k], rng, self.recipe.augment, self.recipe.randomize, skull, self.recipe.closer)
             if self.recipe.task == "type":
                 y = allowed_types(labels[k], names[which], self.recipe.config["answers"])
             return standardize(x)[..., None], y
@@ -251,12 +251,11 @@ def train(
     if any(p.refit for p in recipe.phases):
         wanted["refit_folds"] = refitted
     previous: Path | None = None
-    seen = 0
-    seconds: float | None = 0.0  # None where a phase does not say what it took
+    before: tuple[int, float | None] = (0, 0.0)  # scans, and seconds: None where a phase does not say what it took
     if start is not None:
-        previous, seen, seconds = _start(start, json.loads(json.dumps(wanted)))
+        previous, before = _start(start, json.loads(json.dumps(wanted)))
         digest = hashlib.sha256(previous.read_bytes()).hexdigest()
-        wanted["from"] = {"sha256": digest, "scans_seen": seen, "seconds": seconds}
+        wanted["from"] = {"sha256": digest, "scans_seen": before[0], "seconds": before[1]}
     open_run(out, wanted, final.is_file())
     if final.is_file():
         log.info("%s is finished already.", out)
@@ -284,7 +283,8 @@ def train(
             assert previous is not None
             _hand_out(previous, out / OUT_OF_FOLD)
         if not finished.is_file():
-            model = _phase_model(recipe, phase, previous)
+            earlier = previous if phase.start is None else out / f"phase{phase.start}.weights.h5"
+            model = _phase_model(recipe, phase, earlier)
             groups = grouped(more if phase.refit else items, phase.size, out.parent / "cache", recipe.task, classes)
             timed = phase.seconds is not None
             validation = None if timed else _validation(checks, phase.size, out.parent / "cache", recipe.task)
@@ -292,10 +292,9 @@ def train(
             done = _fit(model, recipe, phase, batches, validation, out / f"phase{number}", verbose)
             save_weights(model, finished)
             write(out / f"phase{number}" / TOOK, json.dumps([done.steps * batches.recipe.batch, done.seconds]))
-        shown, lasted = _took(out / f"phase{number}", recipe.epoch_scans, phase)
-        seen, seconds = seen + shown, None if lasted is None or seconds is None else seconds + lasted
         previous = finished
     assert previous is not None
+    seen, seconds = _shown(out, recipe.phases, recipe.epoch_scans, len(recipe.phases) - 1, before)
     _hand_out(previous, final)
     plot_history(out)
     scans = len({(i.source, i.id) for i in (more if "refit_folds" in wanted else items)})
@@ -305,8 +304,8 @@ def train(
     return final
 
 
-def _start(run: Path, wanted: dict[str, Any]) -> tuple[Path, int, float | None]:
-    """Weights of a finished run, the scans it had been shown by then, and the seconds if known.
+def _start(run: Path, wanted: dict[str, Any]) -> tuple[Path, tuple[int, float | None]]:
+    """Weights of a finished run, and the scans that it had been shown by then, with the seconds if known.
 
     It may have seen only what the new run, as RUN describes it, may see: the vote is fitted on other folds, and the terms
     of every data set stay on the weights.
@@ -325,12 +324,23 @@ def _start(run: Path, wanted: dict[str, Any]) -> tuple[Path, int, float | None]:
     if config[0] != config[1] or told.get("classes", wanted["classes"]) != wanted["classes"]:
         raise DataError(f"{run} is another network, or tells other classes apart; train this one without --from.")
     before = told.get("from") or {"scans_seen": 0, "seconds": 0.0}
-    seen, seconds = before["scans_seen"], before["seconds"]
-    for number, phase in enumerate(Phase(**p) for p in told["recipe"]["phases"]):
-        if not phase.refit:
-            shown, lasted = _took(run / f"phase{number}", told["recipe"]["epoch_scans"], phase)
-            seen, seconds = seen + shown, None if lasted is None or seconds is None else seconds + lasted
-    return weights, seen, seconds
+    phases = [Phase(**p) for p in told["recipe"]["phases"]]
+    last = max(number for number, phase in enumerate(phases) if not phase.refit)
+    return weights, _shown(run, phases, told["recipe"]["epoch_scans"], last, (before["scans_seen"], before["seconds"]))
+
+
+def _shown(
+    run: Path, phases: Sequence[Phase], epoch_scans: int, last: int, before: tuple[int, float | None]
+) -> tuple[int, float | None]:
+    """Scans shown, and seconds, in a phase and in all those that it goes back to, on top of those ``before`` the run."""
+    took = [before]
+    number = last
+    while number >= 0:
+        took.append(_took(run / f"phase{number}", epoch_scans, phases[number]))
+        start = phases[number].start
+        number = number - 1 if start is None else start
+    seconds = [s for _, s in took if s is not None]
+    return sum(shown for shown, _ in took), sum(seconds) if len(seconds) == len(took) else None
 
 
 def _took(folder: Path, epoch_scans: int, phase: Phase) -> tuple[int, float | None]:

@@ -35,6 +35,8 @@ class Phase:
         seconds: A time budget in the place of ``epochs``; see ``trainer.Plan``.
         augment: Strength of augmentation, where it is not the recipe's: a mild last stretch learns scans as they come.
         randomize: Likewise, of the recipe's ``randomize``.
+        closer: Likewise, of the recipe's ``closer``.
+        start: Number of the phase from whose end it goes on; the one before by default.
     """
 
     size: int
@@ -46,6 +48,8 @@ class Phase:
     seconds: float | None = None
     augment: float | None = None
     randomize: float | None = None
+    closer: float | None = None
+    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Recipe:
         kind: Weight of the type's term; see ``losses.CrossEntropyDice``.
         augment: Strength of augmentation.
         randomize: Share of scans whose contrast is redrawn and whose skull may be taken off; see ``augment``.
+        closer: Share of scans that are shown closer, see ``augment``.
         task: ``"segment"``, or ``"type"``: which tumor the whole slice shows, if any.
         limit: At most about so many scans of each data set; None takes all.
         trial: Shortened by a caller: what it trains never takes the place of whole weights.
@@ -102,11 +107,19 @@ class Recipe:
     kind: float = 0.3
     augment: float = 1.0
     randomize: float = 0.35
+    closer: float = 0.0
     task: Literal["segment", "type"] = "segment"
     own: float = 0.5
     limit: int | None = None
     trial: bool = False
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Keep the vote's fold out of what the vote is fitted on, and every phase's start before it."""
+        for number, phase in enumerate(self.phases):
+            start = phase.start
+            if start is not None and (start >= number or (self.phases[start].refit and not phase.refit)):
+                raise ValueError(f"Phase {number} of {self.name} goes on from one that follows it or saw more than it may.")
 
     @property
     def pretrained(self) -> bool:
@@ -115,7 +128,7 @@ class Recipe:
 
     def during(self, phase: Phase) -> Recipe:
         """The same with what a phase says otherwise."""
-        said = {k: getattr(phase, k) for k in ("batch", "augment", "randomize")}
+        said = {k: getattr(phase, k) for k in ("batch", "augment", "randomize", "closer")}
         return replace(self, **{k: v for k, v in said.items() if v is not None})
 
     def by_clock(
@@ -123,9 +136,9 @@ class Recipe:
     ) -> Recipe:
         """The same for so many seconds: without the vote's fold, then REFIT of the time with it.
 
-        Both freeze what the recipe's last phase freezes. The first takes the highest rate that the recipe has under that,
-        the second half of it. Where the recipe's last phase has an augmentation of its own, MILD of each is trained with
-        that, at MILD_RATE of its rate. No number makes it a trial.
+        Both freeze what the recipe's last phase freezes, and show scans as closely. The first takes the highest rate that
+        the recipe has under that, the second half of it. Where the recipe's last phase has an augmentation of its own, MILD
+        of each is trained with that, at MILD_RATE of its rate. No number makes it a trial.
 
         Args:
             seconds: Of training, what compiles the first step included; reading and building come on top.
@@ -139,7 +152,7 @@ class Recipe:
         phases = []
         for refit, rate, share in ((False, peak, 1 - REFIT), (True, peak / 2, REFIT)):
             bulk, rest = (round(seconds * share * part, 1) for part in (1 - end, end))
-            phases.append(Phase(size or last.size, 0, rate, last.freeze, refit=refit, seconds=bulk))
+            phases.append(Phase(size or last.size, 0, rate, last.freeze, refit=refit, seconds=bulk, closer=last.closer))
             if end:
                 mild = replace(phases[-1], augment=last.augment, randomize=last.randomize)
                 phases.append(replace(mild, learning_rate=rate * MILD_RATE, seconds=rest))
