@@ -25,8 +25,9 @@ from neurovision.cli import app
 from neurovision.ensemble import engine as engines
 from neurovision.ensemble import precision as precisions
 from neurovision.ensemble.cache import DIGESTS, kept
-from neurovision.ensemble.engine import OpenVinoEngine, ReferenceEngine, predict_both_ways
+from neurovision.ensemble.engine import OpenVinoEngine, ReferenceEngine
 from neurovision.ensemble.features import Scene, label_map
+from neurovision.ensemble.looks import look_twice
 from neurovision.ensemble.manifest import Network, Networks
 from neurovision.ensemble.pipeline import BATCH, Analyzer, restore_labels
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, load_forest
@@ -158,7 +159,7 @@ class TestRatios:
 
     def test_vote(self, analyzer):
         canvases = [prepare(phantom(kind, 4)[0].gray(), analyzer.manifest.size).pixels for kind in KINDS]
-        softmax = predict_both_ways(analyzer.engine, np.stack([standardize(c) for c in canvases]))
+        softmax = look_twice(analyzer.engine, np.stack([standardize(c) for c in canvases]))
         scenes = [Scene(standardize(c), c > 0.05) for c in canvases]
         fast = processor_ms(lambda: analyzer.voter.vote_maps(softmax, scenes))
         assert processor_ms(lambda: analyzer.voter.vote_maps(softmax, scenes, everywhere=True), 3) > 2 * fast

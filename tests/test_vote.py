@@ -113,8 +113,8 @@ def test_trees_with_context_see_the_slice():
 @pytest.mark.slow
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
     """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
-    from neurovision.ensemble.engine import classify_both_ways, predict_both_ways
     from neurovision.ensemble.features import label_map
+    from neurovision.ensemble.looks import classify_both_ways, look_twice
     from neurovision.scan.prepare import label_grid
     from neurovision.training.dataset import load_index
 
@@ -122,7 +122,7 @@ def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
     changed, shifts = [], []
     for item in items:
         canvas = prepare(item.gray(), analyzer.manifest.size)
-        softmax = predict_both_ways(analyzer.engine, standardize(canvas.pixels)[None])[:, 0]
+        softmax = look_twice(analyzer.engine, standardize(canvas.pixels)[None])[:, 0]
         answers = classify_both_ways(analyzer.engine, standardize(canvas.pixels)[None])[0][0]
         scenes = [Scene(standardize(canvas.pixels), canvas.head, answers)]
         voted = (analyzer.voter.vote_maps(softmax[:, None], scenes, everywhere=e)[0] for e in (False, True))

@@ -59,30 +59,6 @@ class Engine(Protocol):
         """
 
 
-def predict_both_ways(engine: Engine, canvases: np.ndarray) -> np.ndarray:
-    """Mean softmax of canvases and of their mirror images, which were as common in training.
-
-    Chosen on the vote's fold, which no member saw: it raised the vote's Dice on figshare and on LGG.
-
-    Args:
-        engine: Runs the members.
-        canvases: float32 ``(N, size, size)``, standardized.
-
-    Returns:
-        float32 ``(M, N, size, size, K)``.
-    """
-    both = engine.predict(np.concatenate([canvases, canvases[:, :, ::-1]]))
-    count = len(canvases)
-    return (both[:, :count] + both[:, count:, :, ::-1]) / 2
-
-
-def classify_both_ways(engine: Engine, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """:meth:`Engine.classify`, mean of canvases and of their mirror images."""
-    both = engine.classify(np.concatenate([canvases, canvases[:, :, ::-1]]))
-    answers, features = ((part[: len(canvases)] + part[len(canvases) :]) / 2 for part in both)
-    return answers, features
-
-
 def load_engine(manifest: Networks, choice: str = "auto") -> Engine:
     """Choose and load an engine: ``auto`` is Keras on a GPU and OpenVINO on a CPU, or Keras where that fails.
 
@@ -196,9 +172,8 @@ def fill(model: keras.Model, path: Path, data: bytes | None = None) -> None:
 class OpenVinoEngine:
     """All members in one OpenVINO graph on the CPU, converted once and kept on disk.
 
-    Several canvases, of which every slice makes two, go through two requests that share the cores, which wait for each
-    other less; a single one has every core to itself and is compiled for when there is one. TensorFlow and Keras are not
-    imported.
+    Several canvases go through two requests that share the cores, which wait for each other less; a single one has every
+    core to itself. What several need is compiled when they first come. TensorFlow and Keras are not imported.
 
     Args:
         manifest: The weights.
@@ -217,15 +192,14 @@ class OpenVinoEngine:
         self._shape = (manifest.size, manifest.size)
         self._members, self._classes = len(manifest.members), len(manifest.classes)
         self._lock = threading.Lock()  # requests hold their own input and output
-        self._one: Any = None
+        self._two: Any = None
         try:
             ov = openvino()
             self._core = ov.Core()
             files = _converted(manifest)
             self._model = self._core.read_model(files[GRAPH], ov.Tensor(np.frombuffer(files[CONSTANTS], np.uint8)))
             self.precision = precision or precision_here(self._core, self._model, manifest, files)
-            self._two = ov.AsyncInferQueue(self._compile(min(2, cores())))
-            self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
+            self._one = self._compile(1).create_infer_request()
             self._classifier: Any = None
             if manifest.classifier is not None:
                 tensor = ov.Tensor(np.frombuffer(files[CLASSIFIER_CONSTANTS], np.uint8))
@@ -241,7 +215,6 @@ class OpenVinoEngine:
         inputs = np.ascontiguousarray(canvases, np.float32)[..., None]
         with self._lock:
             if count == 1:
-                self._one = self._one or self._compile(1).create_infer_request()
                 self._one.infer(inputs, share_inputs=True)
                 out[:] = self._one.get_output_tensor().data
             else:
@@ -250,6 +223,9 @@ class OpenVinoEngine:
         return planes.transpose(1, 0, 3, 4, 2)
 
     def _predict_several(self, inputs: np.ndarray, out: np.ndarray) -> None:
+        if self._two is None:
+            self._two = openvino().AsyncInferQueue(self._compile(min(2, cores())))
+            self._two.set_callback(lambda request, job: np.copyto(job, request.get_output_tensor().data))
         for k in range(len(inputs)):
             self._two.start_async({0: inputs[k : k + 1]}, out[k : k + 1], share_inputs=True)
         self._two.wait_all()

@@ -19,8 +19,9 @@ from neurovision.ensemble.calibration import (
     expected_dice,
     quality_features,
 )
-from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways
+from neurovision.ensemble.engine import Engine, load_engine
 from neurovision.ensemble.features import Scene, disagreement, tumor_threshold
+from neurovision.ensemble.looks import classify_both_ways, look_twice
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.out_of_distribution import OutOfDistribution
 from neurovision.ensemble.regions import find_regions, smallest_region
@@ -190,7 +191,7 @@ class Analyzer:
             answers, scores = answers[known], scores[known]
             sequences = None if self._sequence is None else self._sequence.tell(features[known])
         if readable:
-            softmax = predict_both_ways(self.engine, np.stack([standard[k] for k in readable]))
+            softmax = look_twice(self.engine, np.stack([standard[k] for k in readable]))
         done = perf_counter()
         timing = {
             "prepare": (prepared - start) * 1e3 / len(indices),

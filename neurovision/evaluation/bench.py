@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from neurovision.classes import FIRST_TUMOR
 from neurovision.ensemble.cache import versions
-from neurovision.ensemble.engine import KerasEngine, ReferenceEngine, has_gpu, predict_both_ways
+from neurovision.ensemble.engine import KerasEngine, ReferenceEngine, has_gpu
 from neurovision.ensemble.features import Scene, label_map, pixel_features
+from neurovision.ensemble.looks import look_twice
 from neurovision.ensemble.manifest import Manifest, Networks
 from neurovision.ensemble.pipeline import Analyzer
 from neurovision.ensemble.voter import ManualVotingClassifier, Voter, blend, load_forest
@@ -39,8 +40,7 @@ from neurovision.scan.study import Study
 from neurovision.training.dataset import load_index
 from neurovision.training.provenance import facts_of_network
 
-REPEATS = 15
-SCANS = 40  # on which slices are timed and labels compared
+TURN = 20  # slices; then the other way has its turn, so that neither is timed while the other's threads come to rest
 VOLUME = 155  # slices
 GROWING = (1, 4, 16, 64, 500)  # slices
 PACKAGES = ("openvino", "keras", "tensorflow-cpu", "scikit-learn", "xgboost-cpu", "numpy")
@@ -134,10 +134,10 @@ class Scan:
 def bench(
     weights: Path,
     data: Path | None,
-    engine: str = "auto",
-    repeats: int = REPEATS,
-    starts: int = REPEATS,
-    scans: int = SCANS,
+    engine: str,
+    repeats: int,
+    starts: int,
+    scans: int,
 ) -> dict[str, Any]:
     """Measure everything.
 
@@ -213,34 +213,39 @@ def _real(data: Path, count: int) -> list[Scan]:
 
 
 def compare_slices(analyzer: Analyzer, naive: Analyzer, scans: Sequence[Scan]) -> dict[str, Any]:
-    """Slices both ways: milliseconds by stage, and whether the labels stay."""
+    """Slices both ways, TURN at a time: milliseconds by stage, and whether the labels stay."""
     ways = (analyzer, naive)
     for each in ways:
         for scan in scans[:2]:
             each.analyze(read(scan.path))
     times: dict[str, list[list[float]]] = {}
-    changed = pixels = 0
-    shifts = []
-    for scan in tqdm(scans, desc="slices", unit="scan", disable=None):
-        masks = []
+    masks: list[list[np.ndarray]] = [[], []]
+    bar = tqdm(total=2 * len(scans), desc="slices", unit="scan", disable=None)
+    for first in range(0, len(scans), TURN):
         for number, each in enumerate(ways):
-            start = perf_counter()
-            study = read(scan.path)
-            decoded = perf_counter()
-            findings = each.analyze(study)
-            whole = perf_counter() - start
-            masks.append(findings.mask)
-            if findings.status == "ok":  # a rejected scan has no stages to compare
-                stages = {"decode": (decoded - start) * 1e3, **findings.timing_ms, "total": whole * 1e3}
-                for stage, ms in stages.items():
-                    times.setdefault(stage, [[], []])[number].append(ms)
-        changed += int((masks[0] != masks[1]).sum())
-        pixels += masks[0].size
-        if scan.truth is not None and scan.truth.any() and scan.truth.shape == masks[0].shape:
-            shifts.append(_dice(masks[0], scan.truth) - _dice(masks[1], scan.truth))
+            for scan in scans[first : first + TURN]:
+                start = perf_counter()
+                study = read(scan.path)
+                decoded = perf_counter()
+                findings = each.analyze(study)
+                whole = perf_counter() - start
+                masks[number].append(findings.mask)
+                if findings.status == "ok":  # a rejected scan has no stages to compare
+                    stages = {"decode": (decoded - start) * 1e3, **findings.timing_ms, "total": whole * 1e3}
+                    for stage, ms in stages.items():
+                        times.setdefault(stage, [[], []])[number].append(ms)
+                bar.update()
+    bar.close()
+    pairs = list(zip(*masks, strict=True))
+    changed = sum(int((a != b).sum()) for a, b in pairs)
+    shifts = [
+        _dice(a, scan.truth) - _dice(b, scan.truth)
+        for (a, b), scan in zip(pairs, scans, strict=True)
+        if scan.truth is not None and scan.truth.any() and scan.truth.shape == a.shape
+    ]
     return {
         "milliseconds": {stage: [round(statistics.median(v), 2) for v in both] for stage, both in times.items()},
-        "labels_changed": round(changed / pixels * 1e4, 3),
+        "labels_changed": round(changed / sum(a.size for a, _ in pairs) * 1e4, 3),
         "dice_shift": round(abs(float(np.mean(shifts))), 6) if shifts else 0.0,
     }
 
@@ -251,14 +256,14 @@ def _dice(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def keras_speed(manifest: Networks, repeats: int, batch: int = BATCH) -> dict[str, Any]:
-    """The product's Keras engine, mirror images and all, on the device that Keras' backend computes on.
+    """The product's Keras engine, both looks and all, on the device that Keras' backend computes on.
 
     Returns:
         ``device``, ``backend``, ``ms_a_slice`` (one slice at a time) and ``slices_a_second`` (``batch`` at once).
     """
     engine = KerasEngine(manifest)
     sizes = [np.zeros((n, manifest.size, manifest.size), np.float32) for n in (1, batch)]
-    one, many = (timed(partial(predict_both_ways, engine, canvases), repeats) for canvases in sizes)
+    one, many = (timed(partial(look_twice, engine, canvases), repeats) for canvases in sizes)
     told = facts_of_network(None)
     found = {"ms_a_slice": one, "slices_a_second": round(batch / many * 1e3, 1), "batch": batch}
     return {**found, "backend": told["backend"], "device": told["hardware"]}
@@ -355,7 +360,7 @@ def table(result: dict[str, Any]) -> str:
         *(f"{what:24} {product:>10.1f} {naive:>10.1f} {naive / max(product, 1e-9):>6.1f} x"
           for what, (product, naive) in result["milliseconds"].items()),
         "",
-        "one canvas: the networks alone, without its mirror image; naive there: every member's model(x), eagerly in float32",
+        "one canvas: the networks alone, one look; naive there: every member's model(x), eagerly in float32",
         "cold_start: naive there: TensorFlow imported and the members built, without weights",
         "volume: naive there: the product, slice after slice",
         keras_line(result["gpu"]) if result["gpu"] else "Keras engine on a GPU: not measured: no GPU was at hand",

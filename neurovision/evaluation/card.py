@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurovision.classes import COUNTS, Classes
+from neurovision.ensemble.looks import CLOSER
 from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.weights import load_manifest
 from neurovision.errors import DataError
@@ -223,8 +224,9 @@ def _members(manifest: Manifest) -> str:
     size, classes = manifest.size, manifest.classes
     head = ("network", "architecture", "parameters", "variant", "sha256")
     return (
-        "## Networks\n\n" + table(head, rows) + "\nEach member reads one gray slice, the head cropped onto "
-        f"{size} x {size} pixels, and gives {COUNTS[len(classes)]} classes: {', '.join(c.title.lower() for c in classes)}. "
+        "## Networks\n\n" + table(head, rows) + "\nEach member looks twice at one gray slice: at the head, "
+        f"cropped onto {size} x {size} pixels, then {CLOSER:g} times closer at the mirror image of what all of them "
+        f"suspect most. It gives {COUNTS[len(classes)]} classes: {', '.join(c.title.lower() for c in classes)}. "
         f"Manifest `{manifest.digest[:12]}`, trained {manifest.training.date}.\n"
     )
 

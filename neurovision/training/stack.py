@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from neurovision.classes import BACKGROUND, FIRST_TUMOR, SHIPPED, Classes
 from neurovision.classifiers import build as build_classifier
-from neurovision.ensemble.engine import Engine, classify_both_ways, load_engine, predict_both_ways, variable_key
+from neurovision.ensemble.engine import Engine, load_engine, variable_key
 from neurovision.ensemble.features import Scene, disagreement, pixel_features
+from neurovision.ensemble.looks import classify_both_ways, look_twice
 from neurovision.ensemble.manifest import (
     FILE,
     File,
@@ -217,7 +218,7 @@ def stack(
 
     Networks must come from finished runs that left out ``vote_fold``: trees fitted on predictions for scans that a
     member was trained on would learn to trust its overfit. They are exported first and run by the engine that serves,
-    mirror image included, so that what is fitted reads exactly what it will be given. Where a run went on to train on
+    both looks, so that what is fitted reads exactly what it will be given. Where a run went on to train on
     ``vote_fold`` too (``recipes.Phase.refit``), everything is fitted on its weights from before, and the later ones are
     shipped.
 
@@ -341,7 +342,8 @@ def vote_items(
 
 
 # What is observed follows from these files, as this process loaded them, beside networks and scans.
-_CODE = b"".join((Path(__file__).parents[1] / f).read_bytes() for f in ("ensemble/features.py", "training/stack.py"))
+_FILES = ("ensemble/features.py", "ensemble/looks.py", "training/stack.py")
+_CODE = b"".join((Path(__file__).parents[1] / f).read_bytes() for f in _FILES)
 
 
 def observed_of(networks: Networks, engine: Callable[[], Engine], items: Sequence[Item], cache: Path) -> Observed:
@@ -461,7 +463,7 @@ def _outside(
 def _predictions(engine: Engine, pixels: np.ndarray) -> Iterator[np.ndarray]:
     """Yield softmax ``(M, size, size, K)``, slice by slice."""
     for first in tqdm(range(0, len(pixels), CHUNK), desc="out-of-fold predictions", unit="batch", disable=None):
-        softmax = predict_both_ways(engine, np.stack([standardize(p) for p in pixels[first : first + CHUNK]]))
+        softmax = look_twice(engine, np.stack([standardize(p) for p in pixels[first : first + CHUNK]]))
         for k in range(softmax.shape[1]):
             yield softmax[:, k]
 
