@@ -23,8 +23,10 @@ class BrightEngine:
         y, x = np.mgrid[-1 : 1 : 1j * SIZE, -1 : 1 : 1j * SIZE]
         deep = (x / 0.68) ** 2 + (y / 0.8) ** 2 < 0.75
         out = np.zeros((len(NAMES), *canvases.shape, 5), np.float32)
+        air = (canvases <= canvases.min((1, 2), keepdims=True) + 0.5).mean((1, 2), keepdims=True)
+        enlarged = air < 0.2  # with less air in the picture, the same tissue stands out less from its mean
         for k in range(len(NAMES)):
-            tumor = (canvases > 1.5 + 0.08 * k) & deep
+            tumor = (canvases > np.where(enlarged, 1.2, 1.5) + 0.08 * k) & deep
             head = canvases > canvases.min((1, 2), keepdims=True) + 0.5
             out[k, ..., 0] = np.where(tumor | head, 0.02, 0.9)
             out[k, ..., 1] = np.where(tumor, 0.06, np.where(head, 0.9, 0.04))

@@ -547,13 +547,15 @@ class TestTraining:
             "unet": 120, "unetpp": 60, "linknet": 60, "unet_efficientnet": 60, "dgnet": 120, "efficientnetlite0": 60,
         }  # fmt: skip
         for r in recipes:
-            refit = [p.refit for p in r.phases]
-            assert refit == ([False, True] if r.name in ("linknet", "unetpp") else [False, False, True, True])
+            assert [p.refit for p in r.phases] == [False, False, True, True]
             assert {p.size for p in r.phases} == {64} and r.batch == 32 and not r.trial
             assert sum(p.seconds for p in r.phases if not p.refit) == pytest.approx(0.7 * seconds[r.name])
+            assert {p.closer for p in r.phases} == {recipe(r.name).phases[-1].closer}
             mild = [p for p in r.phases if p.augment is not None]
-            assert [p.refit for p in mild] == [False, True][: len(r.phases) // 2 * 2 if len(r.phases) > 2 else 0]
-            assert sum(p.seconds for p in mild) in (0, pytest.approx(0.25 * seconds[r.name]))
+            assert [p.refit for p in mild] == [False, True]
+            assert sum(p.seconds for p in mild) == pytest.approx(0.25 * seconds[r.name])
+        without = replace(recipe("unet"), phases=recipe("unet").phases[:1]).by_clock(100)
+        assert [(p.refit, p.seconds) for p in without.phases] == [(False, 70), (True, 30)], "no mild end in the recipe"
 
     def test_a_network_by_the_clock(self, folder, tmp_path, monkeypatch):
         """One second, in bfloat16: weights before and after the vote's fold, and what is said of them."""
