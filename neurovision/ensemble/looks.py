@@ -16,7 +16,7 @@ RIM = 0.04  # of the canvas' side: within so much of its window's edge the secon
 def look_twice(engine: Engine, canvases: np.ndarray) -> np.ndarray:
     """Mean softmax of two looks: at whole canvases, and at the mirror image of what is most suspect of each, enlarged.
 
-    From coarse to fine, as in cascades (Roth 2018, arXiv 1704.06382), with two changes: both looks are the same networks',
+    From coarse to fine, as in cascades (Roth 2017, arXiv 1704.06382), with two changes: both looks are the same networks',
     which were trained on enlarged scans too, and where the second does not see, the first holds alone. Chosen on the vote's
     fold, which no member saw, over a second look at the whole mirror image.
 
