@@ -57,6 +57,16 @@ def test_only_doubtful_pixels_reach_the_trees(mean, skips):
     assert np.allclose(voter.vote_maps(softmax, everywhere=True)[0, 0, 0], 0.2)
 
 
+@pytest.mark.parametrize(("peak", "skips"), [(1.0, True), (0.3, False)])
+def test_a_faint_tumor_reaches_the_trees_unless_another_outshines_it(peak, skips):
+    """Masks are marked from a share of the peak: 0.02 cannot be marked beside 1, and may be beside 0.3."""
+    softmax = np.zeros((1, 1, 32, 32, 5), np.float32)
+    softmax[..., 1], softmax[..., 2] = 0.98, 0.02
+    softmax[0, 0, :4, :4, 1:3] = 1 - peak, peak
+    voter = Voter(ManualVotingClassifier([Fixed([0.2, 0.2, 0.2, 0.2, 0.2], range(5))], 5))
+    assert np.allclose(voter.vote_maps(softmax)[0, 20, 20], [0, 0.98, 0.02, 0, 0] if skips else 0.2, atol=1e-6)
+
+
 def test_trees_are_asked_where_canvas_and_members_differ_on_the_head():
     """In a skull-stripped slice all members may call head what the canvas knows to be air."""
     softmax = np.zeros((1, 1, 2, 2, 5), np.float32)
@@ -77,7 +87,7 @@ def test_every_core_gets_pixels_back_in_order():
 
     values = np.linspace(0, 0.7, 1001).astype(np.float32)
     softmax = np.zeros((1, 1, 1001, 1, 5), np.float32)
-    softmax[..., 0] = values[:, None]
+    softmax[..., 0], softmax[..., 2] = values[:, None], 0.5  # doubtful all of them
     said = Voter(ManualVotingClassifier([First()], 5)).vote_maps(softmax)
     assert np.allclose(said[0, :, 0, 3], values)
 
@@ -112,8 +122,8 @@ def test_trees_with_context_see_the_slice():
 
 @pytest.mark.slow
 def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
-    """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001."""
-    from neurovision.ensemble.features import label_map
+    """At most 5 labels in 10,000 change, and tumors' Dice by less than 0.001, marked as the product marks a tumor."""
+    from neurovision.ensemble.features import label_map, tumor_threshold
     from neurovision.ensemble.looks import classify_both_ways, look_twice
     from neurovision.scan.prepare import label_grid
     from neurovision.training.dataset import load_index
@@ -125,8 +135,10 @@ def test_sure_pixels_keep_the_labels_of_real_scans(scans, analyzer):
         softmax = look_twice(analyzer.engine, standardize(canvas.pixels)[None])[:, 0]
         answers = classify_both_ways(analyzer.engine, standardize(canvas.pixels)[None])[0][0]
         scenes = [Scene(standardize(canvas.pixels), canvas.head, answers)]
-        voted = (analyzer.voter.vote_maps(softmax[:, None], scenes, everywhere=e)[0] for e in (False, True))
-        fast, full = (label_map(probabilities).reshape(-1) for probabilities in voted)
+        voted = [analyzer.voter.vote_maps(softmax[:, None], scenes, everywhere=e)[0] for e in (False, True)]
+        share = analyzer.manifest.verdict.mask_share if item.tumor else None
+        limits = [0.5 if share is None else tumor_threshold(v[..., FIRST_TUMOR:].sum(-1), share) for v in voted]
+        fast, full = (label_map(v, limit).reshape(-1) for v, limit in zip(voted, limits, strict=True))
         changed.append((fast != full).mean())
         truth = label_grid(canvas, item.truth(), FIRST_TUMOR).reshape(-1) >= FIRST_TUMOR
         if truth.any():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurovision.classes import FIRST_TUMOR
-from neurovision.ensemble.features import PEAK
+from neurovision.ensemble.features import peaks
 from neurovision.ensemble.manifest import BorderlineRule, IntervalModel, Manifest, QualityModel, SequenceModel
 from neurovision.errors import WeightsTampered
 
@@ -31,15 +31,13 @@ def quality_features(tumor: np.ndarray, marked: np.ndarray, members: np.ndarray)
         float64 in the order of QUALITY: the vote's peak, its mean over the marked pixels, the members' mean and lowest Dice
         with what is marked, log of the marked area in 10,000ths of the grid, share of the members that mark anything.
     """
-    count = max(1, round(PEAK * tumor.size))
-    peak = float(np.partition(tumor, -count, axis=None)[-count:].mean())
     area = int(marked.sum())
     inside = float(tumor[marked].mean()) if area else 0.0
     overlap = (members & marked).sum((1, 2))
     dice = 2 * overlap / np.maximum(members.sum((1, 2)) + area, 1)
     positive = float(members.any((1, 2)).mean())
     share = np.log1p(1e4 * area / tumor.size)
-    return np.array([peak, inside, float(dice.mean()), float(dice.min()), float(share), positive])
+    return np.array([float(peaks(tumor)), inside, float(dice.mean()), float(dice.min()), float(share), positive])
 
 
 def expected_dice(features: np.ndarray, model: QualityModel) -> float:

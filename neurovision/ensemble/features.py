@@ -46,9 +46,15 @@ def tumor_threshold(tumor: np.ndarray, share: float) -> float:
     Returns:
         At most 0.5, and above 0.
     """
-    count = max(1, round(PEAK * tumor.size))
-    peak = float(np.partition(tumor, -count, axis=None)[-count:].mean())
-    return min(0.5, max(share * peak, 1e-3))
+    return min(0.5, max(share * float(peaks(tumor)), 1e-3))
+
+
+def peaks(tumor: np.ndarray) -> np.ndarray:
+    """Mean of the likeliest PEAK of each canvas' pixels, float32 ``(...)`` of ``(..., size, size)``."""
+    flat = tumor.reshape(*tumor.shape[:-2], -1)
+    count = max(1, round(PEAK * flat.shape[-1]))
+    highest: np.ndarray = np.partition(flat, -count, axis=-1)[..., -count:].mean(-1)
+    return highest
 
 
 def label_map(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -151,11 +157,9 @@ def slice_facts(softmax: np.ndarray, answers: np.ndarray | None) -> np.ndarray:
         float32 ``(M + 1 + K - 2 + K,)``.
     """
     tumor = softmax[..., FIRST_TUMOR:].sum(-1)
-    count = max(1, round(PEAK * tumor[0].size))
-    peaks = np.partition(tumor.reshape(len(tumor), -1), -count, axis=1)[:, -count:].mean(1)
     mean = softmax.mean(0)
     area = np.log1p(1e4 * float((mean[..., FIRST_TUMOR:].sum(-1) >= 0.5).mean()))
     weight = mean[..., FIRST_TUMOR:] * mean[..., FIRST_TUMOR:].sum(-1, keepdims=True)
     types = weight.sum((0, 1)) + 1e-6
     given = np.full(mean.shape[-1], 1 / mean.shape[-1], np.float32) if answers is None else answers
-    return np.concatenate([peaks, [area], types / types.sum(), given]).astype(np.float32)
+    return np.concatenate([peaks(tumor), [area], types / types.sum(), given]).astype(np.float32)

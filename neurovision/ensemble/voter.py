@@ -11,17 +11,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neurovision.classes import BACKGROUND, HEAD
+from neurovision.classes import BACKGROUND, FIRST_TUMOR, HEAD
 from neurovision.ensemble.cache import kept, versions
-from neurovision.ensemble.features import Scene, label_map, pixel_features
+from neurovision.ensemble.features import Scene, label_map, peaks, pixel_features
 from neurovision.ensemble.manifest import Manifest
 from neurovision.errors import WeightsTampered
 from neurovision.machine import cores
 
-# A pixel skips the trees where the members' mean gives a tumor at least STRONG, or air or head at least CLEAR and the canvas
-# takes it for the same. CLEAR is the stricter: a small tumor may be faint to the members and yet be one to the trees. A test
-# on real scans holds how few labels they change.
-CLEAR, STRONG = 0.99, 0.97
+# A pixel skips the trees where the members' mean gives a tumor at least STRONG; or where it gives all tumors together at
+# most FAINT, or FAINT_SHARE of the slice's peak, and what the canvas takes it for, air or head, at least AIR_OR_HEAD. Masks
+# are marked from a share of the peak: what is faint beside it cannot be marked, and beside a low peak it may yet be a tumor
+# to the trees. A test on real scans holds how few labels they change.
+STRONG, FAINT, FAINT_SHARE, AIR_OR_HEAD = 0.97, 0.01, 0.05, 0.6
 
 
 class Classifier(Protocol):
@@ -157,8 +158,8 @@ class Blend:
 class Voter:
     """The vote over whole pictures.
 
-    Pixels that the members' mean decides (see CLEAR) take it instead of asking the trees; a test on real scans holds how few
-    labels that changes. Those that are asked are shared out evenly among the cores.
+    Pixels that the members' mean decides (see STRONG) take it instead of asking the trees; a test on real scans holds how
+    few labels that changes. Those that are asked are shared out evenly among the cores.
     """
 
     def __init__(self, classifier: ManualVotingClassifier, context: bool = False) -> None:
@@ -223,18 +224,19 @@ def decided(mean: np.ndarray, heads: np.ndarray | None = None) -> np.ndarray:
     """Where the members' mean says enough.
 
     Args:
-        mean: float32 ``(..., K)``.
-        heads: bool ``(...)``, which pixels the canvas takes for head; None where the trees do not see that.
+        mean: float32 ``(N, size, size, K)``.
+        heads: bool ``(N, size, size)``, which pixels the canvas takes for head; None where the trees do not see that.
 
     Returns:
-        bool ``(...)``.
+        bool ``(N, size, size)``.
     """
-    limits = {BACKGROUND.index: CLEAR, HEAD.index: CLEAR}
-    sure = [mean[..., k] >= limits.get(k, STRONG) for k in range(mean.shape[-1])]  # plane by plane, as the engine lays them
-    if heads is not None:
-        sure[BACKGROUND.index] &= ~heads
-        sure[HEAD.index] &= heads
-    return np.logical_or.reduce(sure)
+    planes = np.moveaxis(mean, -1, 0)  # plane by plane, as the engine lays them
+    tumor = planes[FIRST_TUMOR:].sum(0)
+    quiet = tumor <= np.maximum(FAINT, FAINT_SHARE * peaks(tumor))[:, None, None]
+    air, head = (planes[part.index] >= AIR_OR_HEAD for part in (BACKGROUND, HEAD))
+    agreed = air | head if heads is None else np.where(heads, head, air)
+    found: np.ndarray = (quiet & agreed) | (planes[FIRST_TUMOR:].max(0) >= STRONG)
+    return found
 
 
 def load_forest(source: Path | bytes) -> Any:

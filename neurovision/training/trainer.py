@@ -416,8 +416,9 @@ def _drawn_ahead(batches: Any) -> Any:
     import torch
 
     torch.backends.cudnn.benchmark = True
+    placed: Any = _Placed(batches)  # PyTorch's types ask for its own Dataset
     return torch.utils.data.DataLoader(
-        _Placed(batches), batch_size=None, sampler=_Places(batches), num_workers=max(1, cores() - 1), prefetch_factor=4,
+        placed, batch_size=None, sampler=_Places(batches), num_workers=max(1, cores() - 1), prefetch_factor=4,
         persistent_workers=True, worker_init_fn=_alone,
     )  # fmt: skip
 
