@@ -11,7 +11,7 @@ import pytest
 from neurovision.errors import DataError
 from neurovision.evaluation.ablation import EVERYTHING, FITTED, PLAIN, SOFTMAX, draw, measure, summarize, to_markdown
 from neurovision.training.dataset import Item
-from neurovision.training.stack import Observed, Pixels, Scenes, _sample
+from neurovision.training.observed import Observed, Pixels, Scenes, sample
 
 SIZE, SLICES = 24, 24
 NAMES = ("unet", "dgnet")
@@ -37,7 +37,7 @@ def fold():
         softmax.append([softmax_of(right, kind), softmax_of(rng.random((SIZE, SIZE)), kind)])
         items.append(Item(source, str(k), Path(), Path(), "glioma", 3, f"p{k // 4}", "FLAIR"))
     maps, scenes = np.float16(softmax), Scenes(rng.random((SLICES, SIZE, SIZE)).astype(np.float32), labels, None)
-    rows = [_sample(maps[k].astype(np.float32), labels[k], scenes[k], rng, k) for k in range(SLICES)]
+    rows = [sample(maps[k].astype(np.float32), labels[k], scenes[k], rng, k) for k in range(SLICES)]
     pixels = Pixels(*(np.concatenate(part) for part in zip(*rows, strict=True)))
     empty = np.zeros((SLICES, 0))
     return Observed(pixels, maps, scenes, labels, empty, None, None), items
@@ -58,7 +58,7 @@ def test_every_way_is_measured_on_the_same_slices(fold, tmp_path):
     assert one["dice"]["n"] == 12 and one["dice"]["clusters"] == 6 and one["dice"]["low"] < one["dice"]["high"]
     assert one["difference"]["value"] == pytest.approx(one["dice"]["value"] - shipped["lgg"]["dice"]["value"], abs=1e-5)
     assert one["difference"]["high"] < 0 and one["wilcoxon_p"] < 0.05
-    result = {"about": {"fold": 3, "every": 1, "trial": False}, "lines": json.loads(json.dumps(list(found.values())))}
+    result = {"about": {"folds": [3], "every": 1, "trial": False}, "lines": json.loads(json.dumps(list(found.values())))}
     page = to_markdown(result)
     assert page.count("trees on everything, cross-fitted, shipped") == 1, "it is not compared with itself"
     assert "12 of 6 patients" in page and "A trial" not in page

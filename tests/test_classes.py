@@ -254,7 +254,7 @@ def test_ones_own_class_reaches_the_page(weights: Path, scan: Path) -> None:
 
 @pytest.mark.slow
 def test_runs_of_other_classes_are_not_stacked_together(weights: Path, tmp_path: Path) -> None:
-    from neurovision.training.stack import read_runs
+    from neurovision.training.runs import read_runs
 
     for name in ("unet", "dgnet"):
         shutil.copytree(weights.parent / "runs" / name, tmp_path / name)

@@ -348,6 +348,8 @@ class TestTraining:
     def test_runs_that_do_not_fit_together_are_not_stacked(self, folder, tmp_path):
         """Sizes, folds and terms of every run count, the classifier's too."""
         from neurovision.training import fit, stack
+        from neurovision.training.observed import Part
+        from neurovision.training.runs import read_runs
 
         def finished(name, size=160, folds=(1, 2), sources=("figshare",)):
             (tmp_path / name).mkdir(exist_ok=True)
@@ -358,21 +360,81 @@ class TestTraining:
         names = ["unet", "linknet", "efficientnetlite0"]
         for name in names:
             finished(name)
-        read = stack.read_runs(folder, tmp_path, names, 3)
+        read = read_runs(folder, tmp_path, names, 3)
         assert [r.license for r in read] == ["CC BY 4.0"] * 3
         finished("linknet", 512)  # as --published trains it
         with pytest.raises(DataError, match=r"canvases of side alike; received unet, efficientnetlite0: 160; linknet: 512"):
-            stack.read_runs(folder, tmp_path, names, 3)
+            read_runs(folder, tmp_path, names, 3)
         finished("linknet", folds=(1, 4))
         with pytest.raises(DataError, match=r"folds alike; .* 1, 2; linknet: 1, 4\."):
-            stack.read_runs(folder, tmp_path, names, 3)
+            read_runs(folder, tmp_path, names, 3)
         finished("linknet", folds=(1, 3))
         with pytest.raises(DataError, match="linknet was trained on fold 3"):
-            stack.read_runs(folder, tmp_path, names, 3)
+            read_runs(folder, tmp_path, names, 3)
         finished("linknet")
         finished("efficientnetlite0", sources=("figshare", "lgg"))  # LGG's terms reach the set by any part
-        read = stack.read_runs(folder, tmp_path, names, 3)
-        assert stack._facts(read, ("figshare", "lgg"), 3, False).license == "CC BY-NC-SA 4.0"
+        read = read_runs(folder, tmp_path, names, 3)
+        assert stack._facts([Part(3, tuple(read), [])], ("figshare", "lgg"), False).license == "CC BY-NC-SA 4.0"
+
+    @pytest.mark.slow
+    def test_the_vote_is_cross_fitted(self, folder, tmp_path, monkeypatch):
+        """Each fold is said by networks that were trained without it; the classifier of the first sets the refusal."""
+        from typer.testing import CliRunner
+
+        from neurovision.cli import app
+        from neurovision.ensemble.engine import KerasEngine
+        from neurovision.ensemble.weights import load_manifest
+        from neurovision.evaluation.ablation import JSON, ablate
+        from neurovision.training import fit, recipes, stack
+        from neurovision.training.recipes import Phase, Recipe
+
+        def tiny(name):
+            if name == "efficientnetlite0":
+                return Recipe(name, {"answers": 5}, (Phase(32, 1, 1e-3),), batch=4, epoch_scans=8, task="type")
+            return replace(self.recipe(), phases=(Phase(32, 1, 1e-3), Phase(32, 1, 1e-3, refit=True)))
+
+        monkeypatch.setattr(fit, "PHANTOMS", 8)
+        monkeypatch.setattr(fit, "STRANGE", 8)
+        monkeypatch.setattr(recipes, "recipe", tiny)
+        monkeypatch.setattr(stack, "load_engine", KerasEngine)  # converting takes longer than all else here
+        runs, where = tmp_path / "runs", ["--data", str(folder), "--runs", str(tmp_path / "runs")]
+        for name in ("unet", "efficientnetlite0"):
+            told = CliRunner().invoke(app, ["train", name, *where, "--cross-fit"], catch_exceptions=False)
+            assert told.exit_code == 0, told.output
+        for fold, others in ((1, [2, 3]), (2, [1, 3])):
+            kept = runs / f"without-fold-{fold}" / "unet"
+            described = json.loads((kept / "run.json").read_text())
+            assert described["folds"] == others and described["validation_fold"] == fold
+            assert "refit_folds" not in described and not (kept / fit.OUT_OF_FOLD).exists()
+        asked, said = [], stack.observed_of
+
+        def watched(parts, engine, cache):
+            asked.extend(parts)
+            return said(parts, engine, cache)
+
+        monkeypatch.setattr(stack, "observed_of", watched)
+        stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], cross_fit=True)
+        manifest = load_manifest(tmp_path / "weights")
+        assert manifest.training.vote_fold == 3 and manifest.training.vote_folds == (1, 2, 3)
+        assert manifest.vote.provenance.folds == manifest.verdict.provenance.folds == (1, 2, 3)
+        assert [{i.fold for i in items} for _, items in asked] == [{3}, {1}, {2}]
+        assert manifest.verdict.fitted.scans == sum(len(items) for _, items in asked)
+        seen = [networks.members[0].provenance.folds for networks, _ in asked]
+        assert seen[1:] == [(2, 3), (1, 3)]
+        digests = [networks.members[0].sha256 for networks, _ in asked]
+        assert len({*digests, manifest.members[0].sha256}) == 4, "three networks asked, a fourth shipped"
+        monkeypatch.setattr("neurovision.evaluation.ablation.load_engine", KerasEngine)
+        ablate(folder, runs, tmp_path / "out", 3, ["unet"], every=1, cross_fit=True)
+        about = json.loads((tmp_path / "out" / JSON).read_text())["about"]
+        outlined = [i for _, some in asked for i in some if i.tumor and i.mask and (i.source, i.sequence) != ("lgg", "T1c")]
+        assert about["folds"] == [1, 2, 3] and about["slices"] == len(outlined) > 0
+        described["folds"] = [3]
+        (kept / "run.json").write_text(json.dumps(described))
+        with pytest.raises(DataError, match=r"unet without fold 2 .* trained on other folds than 1, 3; train it again"):
+            stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None, cross_fit=True)
+        (kept / fit.FINAL).unlink()
+        with pytest.raises(WeightsMissing, match=r"without fold 2; train it with 'neurovision train unet --cross-fit'"):
+            stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None, cross_fit=True)
 
     def test_members_are_those_whose_cards_say_that_they_vote(self):
         from neurovision.segmenters import cards
@@ -554,6 +616,10 @@ class TestTraining:
             mild = [p for p in r.phases if p.augment is not None]
             assert [p.refit for p in mild] == [False, True]
             assert sum(p.seconds for p in mild) == pytest.approx(0.25 * seconds[r.name])
+        crossed = by_clock([recipe(n) for n in networks()], 8, crossed=2)
+        unseen = [p for r in crossed for p in r.unseen().phases]
+        spent = [sum(p.seconds for p in phases) for phases in ([p for r in crossed for p in r.phases], unseen)]
+        assert spent[0] + 2 * spent[1] == pytest.approx(8 * 60, abs=2) and not any(p.refit for p in unseen)
         without = replace(recipe("unet"), phases=recipe("unet").phases[:1]).by_clock(100)
         assert [(p.refit, p.seconds) for p in without.phases] == [(False, 70), (True, 30)], "no mild end in the recipe"
 
@@ -561,7 +627,7 @@ class TestTraining:
         """One second, in bfloat16: weights before and after the vote's fold, and what is said of them."""
         from neurovision.training import fit
         from neurovision.training.provenance import facts_of_network
-        from neurovision.training.stack import read_runs
+        from neurovision.training.runs import read_runs
 
         monkeypatch.setattr(fit, "PHANTOMS", 4)
         recipe = replace(self.recipe().by_clock(1.0, 32, 2, "mixed_bfloat16"), epoch_scans=8)

@@ -85,6 +85,9 @@ Folds = Annotated[FoldList, typer.Option(help="Folds to train on.", parser=parse
 ValidationFold = Annotated[int, typer.Option(help="Fold that is not trained on, and that choices are made by.", min=1)]
 VoteFold = Annotated[int, typer.Option(help="Fold that no member was trained on.", min=1)]
 TestFold = Annotated[int, typer.Option(help="Fold to measure on; nothing may be fitted on it.", min=1)]
+CrossFit = Annotated[
+    bool, typer.Option("--cross-fit", help="Fit the vote on the members' folds too, each as seen by networks without it.")
+]
 Source = Annotated[list[str] | None, typer.Option(help="Data set; may be given more than once.")]
 WithoutLgg = Annotated[bool, typer.Option(help="Leave LGG out, and its non-commercial terms with it.")]
 Minutes = Annotated[

@@ -13,6 +13,7 @@ from neurovision.commands.options import (
     FIRST_THREE,
     FIRST_TWO,
     Batch,
+    CrossFit,
     Data,
     DtypeChoice,
     Epochs,
@@ -109,12 +110,16 @@ def train(
         Path | None,
         typer.Option("--from", help="Folder of finished runs: go on from their weights, those without the vote's fold."),
     ] = None,
+    cross_fit: CrossFit = False,
     seed: Seed = 1,
 ) -> None:
     """Train a network or all by their recipes; an interrupted run resumes.
 
     With --minutes the learning rate follows the clock, and size and batch may be chosen. A run that was begun or finished
     with other options is refused. A trial, which a number shortens, is stacked into a weights folder of its own only.
+
+    With --cross-fit each network is also trained without each of its folds in turn, after all networks are done, into
+    RUNS/without-fold-N: what those say of the fold they left out, 'neurovision stack --cross-fit' fits the vote on too.
     """
     import logging
 
@@ -123,6 +128,7 @@ def train(
     from neurovision.training.clock import by_clock, networks
     from neurovision.training.dataset import data_root, sources_in
     from neurovision.training.fit import train as run
+    from neurovision.training.fit import without
     from neurovision.training.recipes import published_recipe, recipe
 
     if (name is None) != every:
@@ -133,19 +139,25 @@ def train(
     root = data_root(data)
     sources = [s for s in sources_in(root) if not (without_lgg and s == "lgg")]
     wanted = [published_recipe(one) if published else recipe(one) for one in (networks() if name is None else [name])]
+    known = {*folds.numbers, validation_fold}
+    crossed = len(folds.numbers) if cross_fit else 0
     if minutes is None:
         wanted = [w.shortened(epochs, size, batch, limit) for w in wanted]
     else:
         on_gpu = dtype is DtypeChoice.auto and accelerator() is not None
         precision = "mixed_bfloat16" if on_gpu or dtype is DtypeChoice.bfloat16 else "float32"
-        wanted = [w.shortened(limit=limit) for w in by_clock(wanted, minutes, size, batch, precision)]
+        wanted = [w.shortened(limit=limit) for w in by_clock(wanted, minutes, size, batch, precision, crossed)]
         times = ", ".join(f"{w.name} {sum(p.seconds or 0 for p in w.phases):.0f} s" for w in wanted)
         print(f"By the clock, in {precision}: {times}; reading scans and building networks come on top.")
     verbose = 1 if sys.stderr.isatty() else 2
-    for each in wanted:
-        place = runs / each.name
-        before = None if start is None else start / each.name
-        print(run(each, root, list(folds.numbers), validation_fold, place, sources, seed, verbose, accepted, before))
+    plan = [(runs, start, list(folds.numbers), validation_fold, wanted)]
+    for left_out in folds.numbers[:crossed]:
+        before = None if start is None else without(start, left_out)
+        plan.append((without(runs, left_out), before, sorted(known - {left_out}), left_out, [w.unseen() for w in wanted]))
+    for place, before, seen, left_out, recipes in plan:
+        for each in recipes:
+            earlier = None if before is None else before / each.name
+            print(run(each, root, seen, left_out, place / each.name, sources, seed, verbose, accepted, earlier))
 
 
 def stack(
@@ -154,6 +166,7 @@ def stack(
     out: NewWeights = Path("weights"),
     vote_fold: VoteFold = 3,
     limit: Limit = None,
+    cross_fit: CrossFit = False,
 ) -> None:
     """Fit the vote and the verdict on a fold that no member saw, and write the weights and their manifest."""
     import logging
@@ -162,7 +175,7 @@ def stack(
     from neurovision.training.stack import stack as run
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(run(data_root(data), runs, out, vote_fold, limit=limit))
+    print(run(data_root(data), runs, out, vote_fold, limit=limit, cross_fit=cross_fit))
 
 
 def ablate(
@@ -172,6 +185,7 @@ def ablate(
     vote_fold: VoteFold = 3,
     limit: Limit = None,
     every: Annotated[int, typer.Option(help="Of annotated tumor slices, one of so many is voted on.", min=1)] = 3,
+    cross_fit: CrossFit = False,
 ) -> None:
     """Measure what members, means and trees add, with and without cross-fitting, on the vote's fold.
 
@@ -187,7 +201,7 @@ def ablate(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if limit is not None and (out / JSON).is_file() and not json.loads((out / JSON).read_text())["about"]["trial"]:
         raise DataError(f"This is a trial, and {out} holds a whole table; name another folder with --out.")
-    print(run(data_root(data), runs, out, vote_fold, limit=limit, every=every))
+    print(run(data_root(data), runs, out, vote_fold, limit=limit, every=every, cross_fit=cross_fit))
 
 
 def fit_classifier(

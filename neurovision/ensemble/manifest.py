@@ -349,6 +349,7 @@ class Training:
         sources: Data sets of any part.
         member_folds: What the networks were first trained on, when the vote was fitted.
         vote_fold: What the vote, the verdict and the limits of the out-of-distribution score were fitted on.
+        crossed: What vote and verdict were also fitted on, each fold as networks see it that were trained without it.
         refitted: Network to the folds that its shipped weights were trained on, where those are more than ``member_folds``.
         split: How the folds were made, one sentence.
         license: Of the weights.
@@ -359,15 +360,21 @@ class Training:
     sources: tuple[str, ...]
     member_folds: Folds
     vote_fold: int
+    crossed: Folds = ()
     refitted: dict[Name, Folds] = Field(default_factory=dict)
     split: str
     license: str
     trial: bool = False
 
     @property
+    def vote_folds(self) -> tuple[int, ...]:
+        """Every fold that vote and verdict were fitted on."""
+        return tuple(sorted({self.vote_fold, *self.crossed}))
+
+    @property
     def fitted_folds(self) -> frozenset[int]:
         """Every fold that any part was fitted on."""
-        return frozenset({*self.member_folds, self.vote_fold}.union(*self.refitted.values()))
+        return frozenset({*self.member_folds, *self.vote_folds}.union(*self.refitted.values()))
 
 
 @dataclass(frozen=True, kw_only=True, config=_CHECKED)

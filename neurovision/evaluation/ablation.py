@@ -18,15 +18,16 @@ from neurovision.ensemble.engine import load_engine
 from neurovision.ensemble.features import tumor_threshold
 from neurovision.ensemble.voter import Blend, ManualVotingClassifier, Renamed, Voter
 from neurovision.errors import DataError
-from neurovision.evaluation.report import figure, table
+from neurovision.evaluation.report import figure, fitted_on, table
 from neurovision.evaluation.scores import mean_interval, paired
 from neurovision.evaluation.summary import data_title
 from neurovision.files import write
 from neurovision.training.calibrate import SHARES, blocks_of, telling
 from neurovision.training.clock import voting
 from neurovision.training.dataset import Item
+from neurovision.training.observed import Observed, asked_of, observed_of, parts_of
 from neurovision.training.recipes import CLASSIFIER
-from neurovision.training.stack import Observed, export_all, fit_parts, observed_of, read_runs, vote_items
+from neurovision.training.stack import fit_parts
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def ablate(
     classifier: str | None = CLASSIFIER,
     limit: int | None = None,
     every: int = EVERY,
+    cross_fit: bool = False,
 ) -> Path:
     """Measure and write JSON, PAGE and PLOT.
 
@@ -75,6 +77,7 @@ def ablate(
         classifier: The whole-slice classifier, or None.
         limit: At most so many scans of each data set, for a trial.
         every: One of so many annotated tumor slices is voted on.
+        cross_fit: As of ``stack``.
 
     Returns:
         The page.
@@ -84,17 +87,14 @@ def ablate(
         DataError: The fold shows too few tumors to share out its patients, or the runs cannot be stacked together.
     """
     names = list(members or voting())
-    networks = read_runs(data, runs, [*names, *([classifier] if classifier else [])], vote_fold)
-    sources = sorted({s for run in networks for s in run.sources})
-    items = vote_items(data, sources, vote_fold, limit, networks[0].classes)
+    parts = parts_of(data, runs, [*names, *([classifier] if classifier else [])], vote_fold, cross_fit, limit)
+    items = [item for part in parts for item in part.items]
     with tempfile.TemporaryDirectory() as folder:
-        reader = networks[-1] if classifier else None
-        asked = export_all(networks, reader, networks[0].size, Path(folder), refitted=False)
-        observed = observed_of(asked, lambda: load_engine(asked), items, runs / "cache")
+        observed = observed_of(asked_of(parts, classifier is not None, Path(folder)), load_engine, runs / "cache")
         chosen, lines = measure(observed, items, names, every)
     about = {
-        "fold": vote_fold, "every": every, "trial": limit is not None, "slices": len(chosen),
-        "scans_seen": {run.name: run.facts.get("scans_seen") for run in networks},
+        "folds": sorted(part.fold for part in parts), "every": every, "trial": limit is not None, "slices": len(chosen),
+        "scans_seen": {run.name: run.facts.get("scans_seen") for run in parts[0].runs},
     }  # fmt: skip
     result = {"about": about, "lines": summarize(chosen, lines)}
     out.mkdir(parents=True, exist_ok=True)
@@ -205,8 +205,8 @@ def to_markdown(result: dict[str, Any]) -> str:
     trial = "**A trial, on a part of the scans.** " if about["trial"] else ""
     return f"""# What each part of the vote adds
 
-{trial}Written by `neurovision ablate` on fold {about["fold"]}, on which the vote is fitted; the networks had not seen it
-when they were asked. One of {about["every"]} annotated tumor slices is counted ({counts}).
+{trial}Written by `neurovision ablate` on what the vote is fitted on, {fitted_on(about["folds"])}; the networks had not
+seen it when they were asked. One of {about["every"]} annotated tumor slices is counted ({counts}).
 
 Mean Dice of slices on the networks' grid, with 95 % bootstrap intervals over patients. *Cross-fitted* lines were fitted
 without the slice's own patients, as the shipped vote's promises are; *fitted on the same scans* shows what a vote that is

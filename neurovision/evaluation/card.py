@@ -13,7 +13,7 @@ from neurovision.ensemble.manifest import Manifest
 from neurovision.ensemble.weights import load_manifest
 from neurovision.errors import DataError
 from neurovision.evaluation.measure import VOTE
-from neurovision.evaluation.report import figure, percent, table, went_on
+from neurovision.evaluation.report import figure, fitted_on, percent, table, went_on
 from neurovision.evaluation.summary import POOLED, data_title
 from neurovision.segmenters import title_of
 
@@ -159,7 +159,7 @@ def card(manifest: Manifest, result: dict[str, Any], ablation: bool = False) -> 
             ],
         ),
         f"Split: {manifest.training.split}. Members: folds {', '.join(map(str, manifest.training.member_folds))}; "
-        f"vote, verdict and refusal: fold {manifest.training.vote_fold}; "
+        f"vote, verdict and refusal: {fitted_on(manifest.training.vote_folds)}; "
         f"{went_on(manifest.training.refitted)}phantoms, drawn by the project, are mixed in.\n",
         "### Terms of the weights\n",
         (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",

@@ -143,7 +143,7 @@ def about(analyzer: Analyzer, fold: int, engine: str, limit: int | None, sources
         "trial": limit is not None or training.trial,
         "split": training.split,
         "member_folds": list(training.member_folds),
-        "vote_fold": training.vote_fold,
+        "vote_folds": list(training.vote_folds),
         "refitted": {name: list(folds) for name, folds in training.refitted.items()},
         "mask_share": analyzer.manifest.verdict.mask_share,
         "members": [m.name for m in analyzer.manifest.members],

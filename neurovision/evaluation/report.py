@@ -62,7 +62,7 @@ def _opening(result: dict[str, Any]) -> str:
         "# Evaluation",
         "",
         f"`{about['command']}`, {about['date']}. Members were trained on folds {_list(about['member_folds'])}, the vote and "
-        f"the verdict fitted on fold {about['vote_fold']}; {went_on(about['refitted'])}everything below is fold "
+        f"the verdict fitted on {fitted_on(about['vote_folds'])}; {went_on(about['refitted'])}everything below is fold "
         f"{about['fold']}: {about['split']}. "
         "Parentheses hold 95 % intervals.",
         "",
@@ -128,6 +128,13 @@ def _robustness(result: dict[str, Any]) -> str:
     ]
     head = ("change", "strength", "level", "Dice", "of the unchanged", "tumors called tumor")
     return f"## Robustness\n\n{found['n']} tumor slices, evenly spread over the data sets.\n\n" + table(head, lines)
+
+
+def fitted_on(folds: Sequence[int]) -> str:
+    """The folds that the vote is fitted on, in words; where there are several, networks left out one each."""
+    if len(folds) == 1:
+        return f"fold {folds[0]}"
+    return f"folds {_list(folds)}, each as networks saw it that were trained without it"
 
 
 def went_on(refitted: Mapping[str, Sequence[int]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neurovision.segmenters import cards
-from neurovision.training.recipes import CLASSIFIER, Recipe
+from neurovision.training.recipes import CLASSIFIER, REFIT, Recipe
 
 FROM_SCRATCH = 2.0  # a network without a pretrained encoder gets so many times what one with it gets
 
@@ -21,7 +21,12 @@ def networks() -> list[str]:
 
 
 def by_clock(
-    recipes: Sequence[Recipe], minutes: float, size: int | None = None, batch: int | None = None, dtype: str = "float32"
+    recipes: Sequence[Recipe],
+    minutes: float,
+    size: int | None = None,
+    batch: int | None = None,
+    dtype: str = "float32",
+    crossed: int = 0,
 ) -> list[Recipe]:
     """Recipes that take so many minutes together; see :meth:`recipes.Recipe.by_clock`.
 
@@ -31,7 +36,9 @@ def by_clock(
         size: Side of the canvas in pixels, of each.
         batch: Scans a step, of each.
         dtype: Of each.
+        crossed: How often each is also trained by its :meth:`recipes.Recipe.unseen`; the minutes are for that as well.
     """
     shares = [1.0 if r.pretrained else FROM_SCRATCH for r in recipes]
-    seconds = [60 * minutes * share / sum(shares) for share in shares]
+    whole = 60 * minutes / (1 + crossed * (1 - REFIT))
+    seconds = [whole * share / sum(shares) for share in shares]
     return [r.by_clock(s, size, batch, dtype) for r, s in zip(recipes, seconds, strict=True)]

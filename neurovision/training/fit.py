@@ -49,6 +49,11 @@ TOOK = "took.json"  # of a phase: scans shown and seconds
 OUT_OF_FOLD = "out_of_fold.weights.h5"  # those before the phases that refit on the vote's fold
 
 
+def without(runs: Path, fold: int) -> Path:
+    """Folder of the runs whose networks left a fold out, on which the vote is fitted too when it is cross-fitted."""
+    return runs / f"without-fold-{fold}"
+
+
 def group_of(item: Item) -> str:
     """The group of GROUPS that an item is drawn from; ``unmarked`` ones, tumors without a mask, train no segmenter."""
     if item.source in ("figshare", ACCEPTED):

@@ -131,6 +131,10 @@ class Recipe:
         said = {k: getattr(phase, k) for k in ("batch", "augment", "randomize", "closer")}
         return replace(self, **{k: v for k, v in said.items() if v is not None})
 
+    def unseen(self) -> Recipe:
+        """The same without the phases that refit: for networks that only say what they make of a fold left out."""
+        return replace(self, phases=tuple(p for p in self.phases if not p.refit))
+
     def by_clock(
         self, seconds: float, size: int | None = None, batch: int | None = None, dtype: str = "float32"
     ) -> Recipe:
