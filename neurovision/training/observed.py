@@ -80,7 +80,7 @@ class Pixels:
         features: float32 ``(P, F)``.
         targets: Class of each.
         weights: What each stands for.
-        owners: Index of its slice among the fold's, or -1 of a phantom.
+        owners: Index of its slice, or -1 of a phantom.
     """
 
     features: np.ndarray
