@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from neurovision.ensemble.calibration import (
 )
 from neurovision.ensemble.manifest import IntervalModel, SequenceModel, VerdictModel
 from neurovision.training.calibrate import (
+    FEWEST,
     FEWEST_PATIENTS,
     SHARES,
     CrossFitted,
@@ -92,6 +94,21 @@ def test_a_volume_of_too_few_patients_gets_no_interval():
     assert volume_interval(10.0, model) is None
     known = IntervalModel(level=0.9, base=0.1, slope=0.0, low={"": -1}, high={"": 1}, volume=float(np.log(2)), scans=9)
     assert volume_interval(10.0, known) == pytest.approx((5.0, 20.0))
+
+
+def test_tumors_smaller_than_a_pixel_of_the_grid_have_no_interval():
+    rng = np.random.default_rng(0)
+    some = slices(FEWEST, rng)
+    gone = [replace(s, truth=0, dice=np.zeros(len(SHARES))) for s in slices(10, rng)]
+    quality = fit_quality(some + gone, SHARES[0])
+    model = fit_intervals(some + gone, SHARES[0], quality)
+    assert model == fit_intervals(some, SHARES[0], quality) and model.scans == FEWEST
+    assert fit_intervals(some[1:] + gone, SHARES[0], quality) is None, "too few are left"
+
+
+def test_networks_that_find_nothing_have_no_correlation():
+    nothing = [replace(s, dice=np.zeros(len(SHARES))) for s in slices(FEWEST, np.random.default_rng(0))]
+    assert fit_quality(nothing, SHARES[0]).correlation == 0
 
 
 def test_the_share_serves_most_slices():

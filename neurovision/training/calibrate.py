@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 BLOCKS = 4
 SHARES = tuple(float(s) for s in np.linspace(0.3, 0.9, 13))
 LEVEL = 0.9  # of the intervals
+FEWEST = 40  # tumor slices from which intervals and expected Dice are fitted
 ENOUGH = 80  # slices of a sequence that earn it quantiles of its own
 FEWEST_PATIENTS = 5  # of a data set, where it says how many it has, to have a say in the share
 WIDEST = 0.10  # of scans may be borderline
@@ -150,21 +151,24 @@ def fit_quality(slices: Sequence[CrossFitted], share: float) -> QualityModel:
         inside = blocks == block
         unseen[inside] = Ridge(1.0).fit(z[~inside], dice[~inside]).predict(z[inside])
     model = Ridge(1.0).fit(z, dice)
+    correlation = float(spearmanr(unseen, dice).statistic) if np.ptp(unseen) and np.ptp(dice) else 0.0
     return QualityModel(
         features=QUALITY, mean=tuple(map(float, mean)), scale=tuple(map(float, scale)),
         coefficients=tuple(map(float, model.coef_)), intercept=float(model.intercept_),
-        correlation=float(spearmanr(unseen, dice).statistic), scans=len(dice),
+        correlation=correlation, scans=len(dice),
     )  # fmt: skip
 
 
-def fit_intervals(slices: Sequence[CrossFitted], share: float, quality: QualityModel) -> IntervalModel:
-    """Conformal quantiles of the log ratio of true to marked area, and of patients' volumes.
+def fit_intervals(slices: Sequence[CrossFitted], share: float, quality: QualityModel) -> IntervalModel | None:
+    """Conformal quantiles of the log ratio of true to marked area, and of patients' volumes; None of fewer than FEWEST.
 
-    A slice on which nothing is marked has no ratio and is left out: its report gives no area either. So is LGG's
-    post-contrast sequence, whose mask is FLAIR's.
+    A slice on which nothing is marked has no ratio and is left out: its report gives no area either. So is one whose tumor
+    is smaller than a pixel of the grid, and LGG's post-contrast sequence, whose mask is FLAIR's.
     """
     at = SHARES.index(share)
-    kept = [s for s in slices if s.areas[at] and (s.item.source, s.item.sequence) != ("lgg", "T1c")]
+    kept = [s for s in slices if s.areas[at] and s.truth and (s.item.source, s.item.sequence) != ("lgg", "T1c")]
+    if len(kept) < FEWEST:
+        return None
     ratios = np.log([s.truth / s.areas[at] for s in kept])
     doubt = np.array([1 - expected_dice(s.quality[at], quality) for s in kept])
     fitted = np.polyfit(doubt, np.abs(ratios), 1)

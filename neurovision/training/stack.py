@@ -37,6 +37,7 @@ from neurovision.errors import DataError
 from neurovision.files import write
 from neurovision.training.augment import augment
 from neurovision.training.calibrate import (
+    FEWEST,
     CrossFitted,
     best_share,
     blocks_of,
@@ -61,7 +62,6 @@ OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 REFUSED, WARNED = 0.004, 0.02  # of real scans that no network saw: refused, and read with a warning
 ALARM = 1.35  # what a false alarm costs against a miss where the threshold is chosen: most scans show no tumor
 LEVEL_GROUND = 0.005  # thresholds that lose no more than this are as good as the best
-FEWEST = 40  # tumor slices from which intervals and expected Dice are fitted
 SURE = 0.6  # probability from which the sequence is told
 
 
