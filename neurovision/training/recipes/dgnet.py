@@ -19,7 +19,6 @@ RECIPE = Recipe(
         Phase(192, 15, 7.5e-4, batch=64, refit=True, start=7),
         Phase(192, 3, 3e-4, refit=True, augment=0.5, randomize=0.15),
         Phase(192, 3, 5e-4, refit=True, augment=0.7, randomize=0.25, closer=0.4),
-        Phase(192, 8, 5e-4, refit=True, augment=0.7, randomize=0.25, closer=0.4),
     ),
     batch=8,
     schedule="cosine",

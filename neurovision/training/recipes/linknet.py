@@ -18,7 +18,6 @@ RECIPE = Recipe(
         Phase(192, 4, 5e-4, "depthwise", augment=0.7, randomize=0.25, closer=0.4),
         Phase(192, 15, 5e-4, "depthwise", batch=64, refit=True, start=7),
         Phase(192, 3, 5e-4, "depthwise", refit=True, augment=0.7, randomize=0.25, closer=0.4),
-        Phase(192, 16, 5e-4, "depthwise", refit=True, augment=0.7, randomize=0.25, closer=0.4),
     ),
     batch=8,
     schedule="cosine",

@@ -20,7 +20,6 @@ RECIPE = Recipe(
         Phase(192, 11, 5e-4, "depthwise", batch=64, refit=True, start=8),
         Phase(192, 3, 3e-4, "depthwise", refit=True, augment=0.5, randomize=0.15),
         Phase(192, 3, 5e-4, "depthwise", refit=True, augment=0.7, randomize=0.25, closer=0.4),
-        Phase(192, 14, 5e-4, "depthwise", refit=True, augment=0.7, randomize=0.25, closer=0.4),
     ),
     batch=8,
     schedule="cosine",
