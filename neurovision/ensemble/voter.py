@@ -22,7 +22,7 @@ from neurovision.machine import cores
 # most FAINT, or FAINT_SHARE of the slice's peak, and what the canvas takes it for, air or head, at least AIR_OR_HEAD. Masks
 # are marked from a share of the peak: what is faint beside it cannot be marked, and beside a low peak it may yet be a tumor
 # to the trees. A test on real scans holds how few labels they change.
-STRONG, FAINT, FAINT_SHARE, AIR_OR_HEAD = 0.97, 0.01, 0.05, 0.6
+STRONG, FAINT, FAINT_SHARE, AIR_OR_HEAD = 0.97, 0.005, 0.03, 0.6
 
 
 class Classifier(Protocol):
