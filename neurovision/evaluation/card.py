@@ -159,7 +159,7 @@ def card(manifest: Manifest, result: dict[str, Any], ablation: bool = False) -> 
             ],
         ),
         f"Split: {manifest.training.split}. Members: folds {', '.join(map(str, manifest.training.member_folds))}; "
-        f"vote, verdict and refusal: {fitted_on(manifest.training.vote_folds)}; "
+        f"vote and verdict: {fitted_on(manifest.training.vote_folds)}; refusal: fold {manifest.training.vote_fold}; "
         f"{went_on(manifest.training.refitted)}phantoms, drawn by the project, are mixed in.\n",
         "### Terms of the weights\n",
         (NON_COMMERCIAL if LGG in sources else COMMERCIAL) + "\n",
