@@ -430,7 +430,11 @@ class TestTraining:
         assert about["folds"] == [1, 2, 3] and about["slices"] == len(outlined) > 0
         described["folds"] = [3]
         (kept / "run.json").write_text(json.dumps(described))
-        with pytest.raises(DataError, match=r"unet without fold 2 .* trained on other folds than 1, 3; train it again"):
+        with pytest.raises(DataError, match=r"unet without fold 2 .* other folds than 1, 3 or other data sets"):
+            stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None, cross_fit=True)
+        described |= {"folds": [1, 3], "sources": ["figshare"]}
+        (kept / "run.json").write_text(json.dumps(described))
+        with pytest.raises(DataError, match="unet without fold 2 is another network"):
             stack.stack(folder, runs, tmp_path / "weights", 3, ["unet"], None, cross_fit=True)
         (kept / fit.FINAL).unlink()
         with pytest.raises(WeightsMissing, match=r"without fold 2; train it with 'neurovision train unet --cross-fit'"):

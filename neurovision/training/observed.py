@@ -140,11 +140,12 @@ def parts_of(
         every[fold] = read_runs(data, without(runs, fold), names, fold, "--cross-fit")
         for run, other in zip(first, every[fold], strict=True):
             allowed = {*run.folds, vote_fold} - {fold}
-            if (other.size, other.config, other.classes) != (run.size, run.config, run.classes) or {*other.folds} != allowed:
-                folds = ", ".join(map(str, sorted(allowed)))
+            alike = all(getattr(other, what) == getattr(run, what) for what in ("size", "config", "classes", "sources"))
+            if not alike or {*other.folds} != allowed:
+                folds, sets = ", ".join(map(str, sorted(allowed))), ", ".join(run.sources)
                 raise DataError(
-                    f"{run.name} without fold {fold} is another network, or was trained on other folds than {folds}; train"
-                    " it again with --cross-fit."
+                    f"{run.name} without fold {fold} is another network, or was trained on other folds than {folds} or other"
+                    f" data sets than {sets}; train it again with --cross-fit."
                 )
     sources = sorted({s for run in first for s in run.sources})
     return [Part(f, tuple(r), vote_items(data, sources, f, limit, first[0].classes)) for f, r in every.items()]
